@@ -1,0 +1,51 @@
+"""The one error class, and the closed list of codes with their HTTP status. Bodies are rendered in `wire/` only."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Code(Enum):
+    """What went wrong, as a stable name and the HTTP status that it has on the data plane."""
+
+    BAD_REQUEST = ("bad_request", 400)
+    INVALID_BODY = ("invalid_body", 400)
+    AMBIGUOUS_FIELD = ("ambiguous_field", 400)
+    CONFLICTING_CREDENTIALS = ("conflicting_credentials", 400)
+    MODEL_REQUIRED = ("model_required", 400)
+    MISSING_KEY = ("missing_key", 401)
+    INVALID_KEY = ("invalid_key", 401)
+    ACCESS_DENIED = ("access_denied", 403)
+    ACCOUNT_SUSPENDED = ("account_suspended", 403)
+    UNSUPPORTED_TERRITORY = ("unsupported_territory", 403)
+    NOT_FOUND = ("not_found", 404)
+    DEPLOYMENT_NOT_FOUND = ("deployment_not_found", 404)
+    METHOD_NOT_ALLOWED = ("method_not_allowed", 405)
+    REQUEST_TIMEOUT = ("request_timeout", 408)
+    BODY_TOO_LARGE = ("body_too_large", 413)
+    TARGET_TOO_LONG = ("target_too_long", 414)
+    HEADER_TOO_LARGE = ("header_too_large", 431)
+    INTERNAL = ("internal", 500)
+    UPSTREAM_FAULT = ("upstream_fault", 502)
+    UPSTREAM_CUT = ("upstream_cut", 502)
+    NOT_READY = ("not_ready", 503)
+    NO_TARGET = ("no_target", 503)
+    UPSTREAM_TIMEOUT = ("upstream_timeout", 504)
+
+    def __init__(self, label: str, status: int) -> None:
+        self.label = label
+        self.status = status
+
+
+class Error(Exception):
+    """A failure that a client may see: `code` decides the status, `message` is for the client and holds no secret.
+
+    `name` replaces the code's label where a rule of the access policy chose its own; `param` names the request's field.
+    """
+
+    def __init__(self, code: Code, message: str, *, name: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.name = name or code.label
+        self.param = param
