@@ -1,0 +1,1 @@
+"""Metrics and log lines. Knows nothing of calls: names and labels come from whoever counts."""
