@@ -24,6 +24,8 @@ class Code(Enum):
     REQUEST_TIMEOUT = ("request_timeout", 408)
     BODY_TOO_LARGE = ("body_too_large", 413)
     TARGET_TOO_LONG = ("target_too_long", 414)
+    RATE_LIMITED = ("rate_limit_exceeded", 429)
+    QUOTA_EXHAUSTED = ("insufficient_quota", 429)
     HEADER_TOO_LARGE = ("header_too_large", 431)
     INTERNAL = ("internal", 500)
     UPSTREAM_FAULT = ("upstream_fault", 502)
@@ -40,12 +42,25 @@ class Code(Enum):
 class Error(Exception):
     """A failure that a client may see: `code` decides the status, `message` is for the client and holds no secret.
 
-    `name` replaces the code's label where a rule of the access policy chose its own; `param` names the request's field.
+    `name` replaces the code's label where a rule of the access policy chose its own; `param` names the request's field;
+    `subject` is what the real services quote: the model, `METHOD /path`, or the redacted key;
+    `retry_after_s` is in whole seconds, at least 1.
     """
 
-    def __init__(self, code: Code, message: str, *, name: str | None = None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        name: str | None = None,
+        param: str | None = None,
+        subject: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.name = name or code.label
         self.param = param
+        self.subject = subject
+        self.retry_after_s = retry_after_s

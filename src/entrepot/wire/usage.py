@@ -1,0 +1,77 @@
+"""Token usage as models report it, from streamed chunks and whole answers. Never raises on what an upstream sent."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer. `cached` is part of `prompt`, `reasoning` part of `completion`."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+    reasoning: int = 0
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: Count | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: Count | None = None
+
+
+class _Reported(msgspec.Struct):
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Reported | None = None
+
+
+class _Chunk(msgspec.Struct):
+    usage: _Reported | None = None
+    choices: list[msgspec.Raw] | None = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_chunk = msgspec.json.Decoder(_Chunk)
+
+
+def usage_of(body: bytes) -> Usage | None:
+    """The usage of a whole JSON answer; `None` when it reports none, or none that makes sense."""
+    try:
+        reported = _answer.decode(body).usage
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return _usage(reported)
+
+
+def usage_of_chunk(data: bytes) -> tuple[Usage | None, bool]:
+    """The usage of one streamed chunk, and whether that chunk holds nothing else (its `choices` empty or absent)."""
+    try:
+        chunk = _chunk.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None, False
+    usage = _usage(chunk.usage)
+    return usage, usage is not None and not chunk.choices
+
+
+def _usage(reported: _Reported | None) -> Usage | None:
+    if reported is None or (reported.prompt_tokens is None and reported.completion_tokens is None):
+        return None
+    prompt, completion = reported.prompt_tokens_details, reported.completion_tokens_details
+    return Usage(
+        prompt=reported.prompt_tokens or 0,
+        completion=reported.completion_tokens or 0,
+        cached=(prompt.cached_tokens or 0) if prompt is not None else 0,
+        reasoning=(completion.reasoning_tokens or 0) if completion is not None else 0,
+    )
