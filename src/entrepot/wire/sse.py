@@ -63,16 +63,18 @@ class Relay:
         """What to send on now, empty while an event is incomplete. Raises `UPSTREAM_FAULT` on an endless event."""
         # A clean block is `data: {…` LF LF, repeated. INVARIANT: separators and the final pair account for every line
         # feed, so equality leaves no room for any other line. `[DONE]` and empty data do not begin with a brace.
-        if (
-            self._at_boundary
-            and block.endswith(b"}\n\n")
-            and block.startswith(b"data: {")
-            and b"\r" not in block
-            and b'"error"' not in block
-        ):
-            events = block.count(b"\n\ndata: {") + 1
-            if block.count(b"\n") == 2 * events and (b'"usage"' not in block or _usage_is_null(block)):
-                self.events += events
+        # Chunks of a stream that was asked for usage carry `"usage":null`; a quote inside a JSON string is escaped, so
+        # the key as written here is never part of a text. `count`, for `in` on bytes raises and swallows a TypeError.
+        count = block.count
+        if self._at_boundary and block.endswith(b"}\n\n") and block.startswith(b"data: {"):
+            line_feeds = count(b"\n")
+            if (
+                (line_feeds == 2 or line_feeds == 2 * count(b"\n\ndata: {") + 2)
+                and not count(b"\r")
+                and not count(b'"error"')
+                and (not (usages := count(b'"usage"')) or usages == count(b'"usage":null') + count(b'"usage": null'))
+            ):
+                self.events += line_feeds >> 1
                 return block
         return self._feed_any(block)
 
@@ -148,12 +150,6 @@ class Relay:
 def error_event(body: bytes) -> bytes:
     """A JSON error body as an event: what a client's SDK raises from when the stream cannot go on."""
     return b"data: %b\n\n" % b" ".join(body.split(b"\n"))
-
-
-def _usage_is_null(block: bytes) -> bool:
-    # Chunks of a stream that was asked for usage carry `"usage":null`. A quote inside a JSON string is escaped, so the
-    # key as written here is never part of a text.
-    return block.count(b'"usage"') == block.count(b'"usage":null') + block.count(b'"usage": null')
 
 
 def _data(event: bytes) -> bytes | None:
