@@ -23,11 +23,11 @@ STATUS_LINES: Final[dict[int, bytes]] = {s.value: f"HTTP/1.1 {s.value} {s.phrase
 
 
 class Request:
-    """One request, complete with its body. Nobody may change it: equal header blocks can share one `headers`."""
+    """One request, complete with its body."""
 
     __slots__ = ("body", "headers", "method", "path", "peer", "query", "secure")
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         method: str,
         path: str,

@@ -1,0 +1,232 @@
+"""The head of a request: from its raw octets to what it asks for and how its body is framed. Strict, no I/O.
+
+llhttp judges every head, and so does the grammar below, which is stricter: llhttp alone lets several ambiguous
+messages pass. A head must satisfy both.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+
+import httptools
+
+if TYPE_CHECKING:
+    from entrepot.http1.message import Headers
+    from entrepot.resources.model import Limits
+
+CHUNKED: Final = -1
+"""The body length of a request that comes in chunks."""
+
+_START: Final = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (/[\x21\x22\x24-\x3e\x40-\x7e]*+)(?:\?([\x21\x22\x24-\x7e]*+))? HTTP/1\.([01])"
+)
+_VERSION: Final = re.compile(rb".* HTTP/([0-9]\.[0-9])")
+# RFC 9112 §5: no space before the colon, no folded lines; RFC 9110 §5.5: visible octets, spaces and tabs.
+FIELD: Final = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t ]*+((?:[\x21-\x7e\x80-\xff]++(?:[\t ]++(?=[\x21-\x7e\x80-\xff]))?+)*+)[\t ]*+"
+)
+_HOST: Final = re.compile(r"[A-Za-z0-9\-._~%!$&'()*+;=\[\]:]*")
+_BREAK: Final = re.compile(rb"[\r\n]")
+_BARE: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
+
+_REMEMBERED_LINES: Final = 1_024
+_REMEMBERED_BYTES: Final = 256
+
+_Meaning = TypeVar("_Meaning")
+
+
+class RequestError(Exception):
+    """A request that is answered with `status` and whose connection is then closed."""
+
+    def __init__(self, status: int, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.path = path
+        """Empty when the request line is what could not be read."""
+
+
+class Head:
+    """A request up to its body."""
+
+    __slots__ = ("expects", "headers", "http10", "length", "method", "path", "persistent", "query")
+
+    def __init__(self, start: tuple[str, str, str, bool], headers: Headers) -> None:
+        self.method, self.path, self.query, self.http10 = start
+        self.headers = headers
+        self.length = 0
+        """Octets of the body, or `CHUNKED`."""
+        self.persistent = not self.http10
+        """The client wants to go on using the connection."""
+        self.expects = False
+        """The client waits for `100 Continue`."""
+
+
+class Silent:
+    """llhttp is asked for its verdict only; calling back for each field costs more than splitting lines."""
+
+    __slots__ = ()
+
+
+_SILENT: Final = Silent()
+
+
+class HeadParser:
+    """Parses heads within the given limits.
+
+    Clients repeat most of their lines from call to call, so a bounded number of short lines is remembered in parsed
+    form. What a line means does not depend on the lines around it, so nothing can leak from one request to another.
+    """
+
+    __slots__ = ("_body_bytes", "_fields", "_header_bytes", "_header_count", "_line_bytes", "_starts")
+
+    def __init__(self, limits: Limits) -> None:
+        self._line_bytes = min(limits.request_line_bytes, limits.header_bytes)
+        self._header_bytes = limits.header_bytes
+        self._header_count = limits.header_count
+        self._body_bytes = limits.body_bytes
+        self._starts: dict[bytes, tuple[str, str, str, bool]] = {}
+        self._fields: dict[bytes, tuple[str, str]] = {}
+
+    def parse(self, block: bytes) -> Head:
+        """`block` ends with the first empty line of the input. Raises `RequestError`."""
+        if len(block) > self._line_bytes:
+            self.check_part(block)
+        lines = block.split(b"\r\n")
+        try:
+            return self._read(block, lines)
+        except RequestError as refusal:
+            self.check_part(block)
+            if block.startswith(b"\r\n") and len(lines) > 3:  # RFC 9112 §2.2: one empty line before a request
+                return self.parse(block[2:])
+            refusal.path = self._path(block)
+            raise
+
+    def _read(self, block: bytes, lines: list[bytes]) -> Head:
+        start = self._starts.get(lines[0]) or self._start(lines[0])
+        if len(lines) - 3 > self._header_count:
+            raise RequestError(431, f"more than {self._header_count} header fields")
+        try:
+            known = self._fields
+            pairs = [known[line] for line in lines[1:-2]]
+        except KeyError:
+            pairs = [self._field(line) for line in lines[1:-2]]
+        head = Head(start, _join(pairs))
+        _judge(block)
+        _frame(head)
+        if head.length > self._body_bytes:
+            raise RequestError(413, f"body larger than {self._body_bytes} bytes")
+        return head
+
+    def check_part(self, part: bytes | bytearray, seen: int = 0) -> None:
+        """Refuses a head, complete or not, that cannot become acceptable; its first `seen` octets were checked before.
+
+        INVARIANT: the first offending octet decides, so the answer does not depend on how the octets were split.
+        """
+        if seen <= self._line_bytes:
+            line = _BREAK.search(part)
+            if (line.start() if line is not None else len(part)) > self._line_bytes:
+                raise RequestError(414, f"request line longer than {self._line_bytes} bytes")
+        bare = _BARE.search(part, max(seen - 1, 0))
+        if bare is not None and bare.start() < self._header_bytes:
+            raise RequestError(400, "bare carriage return or line feed in the header section", self._path(part))
+        if len(part) > self._header_bytes:
+            raise RequestError(431, f"header section larger than {self._header_bytes} bytes", self._path(part))
+
+    def _path(self, part: bytes | bytearray) -> str:
+        try:
+            return self._start(bytes(part.partition(b"\r\n")[0]))[1]
+        except RequestError:
+            return ""
+
+    def _start(self, line: bytes) -> tuple[str, str, str, bool]:
+        match = _START.fullmatch(line)
+        if match is None:
+            _refuse_start(line)
+        method, path, query, minor = match.groups(b"")
+        start = (method.decode("ascii"), path.decode("ascii"), query.decode("ascii"), minor == b"0")
+        _remember(self._starts, line, start)
+        return start
+
+    def _field(self, line: bytes) -> tuple[str, str]:
+        known = self._fields.get(line)
+        if known is not None:
+            return known
+        match = FIELD.fullmatch(line)
+        if match is None:
+            raise RequestError(400, "invalid header field")
+        name, value = match[1].decode("ascii").lower(), match[2].decode("latin-1")
+        if name == "host" and _HOST.fullmatch(value) is None:
+            raise RequestError(400, "invalid host header")
+        _remember(self._fields, line, (name, value))
+        return name, value
+
+
+def _remember(memory: dict[bytes, _Meaning], line: bytes, meaning: _Meaning) -> None:
+    if len(line) <= _REMEMBERED_BYTES:
+        if len(memory) >= _REMEMBERED_LINES:
+            memory.clear()
+        memory[line] = meaning
+
+
+def _refuse_start(line: bytes) -> NoReturn:
+    version = _VERSION.fullmatch(line)
+    if version is not None and version[1] not in (b"1.0", b"1.1"):
+        raise RequestError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    parts = line.split(b" ")
+    if len(parts) == 3 and not parts[1].startswith(b"/"):
+        raise RequestError(400, "the request target must be a path")
+    raise RequestError(400, "invalid request line")
+
+
+def _join(pairs: list[tuple[str, str]]) -> Headers:
+    headers = dict(pairs)
+    if len(headers) == len(pairs):
+        return headers
+    headers = {}
+    for name, value in pairs:
+        if name not in headers:
+            headers[name] = value
+        elif name == "host":
+            raise RequestError(400, "more than one host header")
+        else:  # a repeated content-length or transfer-encoding becomes a list here, which is refused as a value
+            headers[name] += ", " + value
+    return headers
+
+
+def _judge(block: bytes) -> None:
+    try:
+        httptools.HttpRequestParser(_SILENT).feed_data(block)
+    except httptools.HttpParserUpgrade:
+        pass  # RFC 9110 §7.8: a server may ignore the offer to change the protocol
+    except httptools.HttpParserError as error:
+        raise RequestError(400, "malformed request") from error
+
+
+def _frame(head: Head) -> None:
+    """RFC 9112 §6.3, without its leniencies: what two readers could understand differently is refused."""
+    headers = head.headers
+    length = headers.get("content-length")
+    coding = headers.get("transfer-encoding")
+    if coding is not None:
+        if length is not None:
+            raise RequestError(400, "both content-length and transfer-encoding")
+        if head.http10 or coding.lower() != "chunked":
+            raise RequestError(400, "the only transfer coding accepted is a single `chunked`, in HTTP/1.1")
+        head.length = CHUNKED
+    elif length is not None:
+        if not (length.isdigit() and length.isascii() and len(length) <= 18):
+            raise RequestError(400, "invalid content-length")
+        head.length = int(length)
+    if not head.http10 and "host" not in headers:
+        raise RequestError(400, "no host header")
+    connection = headers.get("connection")
+    if connection is not None:
+        options = {option.strip() for option in connection.lower().split(",")}
+        head.persistent = "close" not in options and (not head.http10 or "keep-alive" in options)
+    expectation = headers.get("expect")
+    if expectation is not None and not head.http10:
+        if expectation.lower() != "100-continue":
+            raise RequestError(417, "the only expectation that can be met is `100-continue`")
+        head.expects = True
