@@ -20,6 +20,7 @@ Screening = Literal["clear", "hit", "unknown"]
 NetworkClass = Literal["isp", "business", "hosting", "vpn", "tor", "relay", "mobile", "unknown"]
 Sku = Literal["Standard", "DataZoneStandard", "GlobalStandard"]
 Api = Literal["openai", "azure"]
+AccountState = Literal["active", "suspended"]
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -199,7 +200,10 @@ class Deployment(msgspec.Struct, frozen=True):
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """References: `sha256:HEX` of the key, `env:NAME`, `file:PATH`, or the plain key (warned of)."""
+    """References: `sha256:HEX` of the key (64 lower-case digits), `env:NAME`, `file:PATH`.
+
+    A key in plain text is warned of and hashed when it is read, so that no World holds one.
+    """
 
     key1: str
     key2: str | None = None
@@ -213,7 +217,7 @@ class Account(msgspec.Struct, frozen=True):
     channel: Channel
     operator: str
     keys: Keys
-    state: Literal["active", "suspended"] = "active"
+    state: AccountState = "active"
     residency: tuple[str, ...] = ()
     egress: tuple[Egress, ...] = ()
     deployments: tuple[Deployment, ...] = ()
