@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, cast
 from entrepot.http1.chunked import ChunkedBody
 from entrepot.http1.clock import NEVER
 from entrepot.http1.exchange import Exchange
-from entrepot.http1.head import CHUNKED, Head, RequestError
-from entrepot.http1.message import Request, status_line
+from entrepot.http1.head import CHUNKED, Incoming, RequestError
+from entrepot.http1.message import status_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,34 +28,35 @@ PIPELINE_BYTES: Final = 64 * 1024
 LINGER_S: Final = 2.0
 """How long a refused client may go on sending; closing at once would reset the connection and lose the answer."""
 
-_HEAD: Final = 0
-_BODY: Final = 1
-_BUSY: Final = 2
-_LINGERING: Final = 3
-_CLOSING: Final = 4
+_IDLE: Final = 0
+_HEAD: Final = 1
+_BODY: Final = 2
+_BUSY: Final = 3
+_LINGERING: Final = 4
+_CLOSING: Final = 5
 
 
 class Connection(asyncio.Protocol):
-    """The states follow each other: head, body, busy, head …; lingering and closing are final."""
+    """The states follow each other: idle, head, body, busy, idle …; lingering and closing are final."""
 
     __slots__ = (
-        "_backlog",
         "_buffer",
         "_chunked",
         "_exchange",
-        "_head",
         "_pause",
-        "_paused",
         "_peer",
+        "_request",
         "_resume",
         "_seen",
         "_state",
         "_transport",
-        "_write",
+        "backlog",
         "deadline",
+        "paused",
         "secure",
         "server",
         "slot",
+        "write",
     )
 
     def __init__(self, server: Server, secure: bool) -> None:
@@ -64,18 +65,18 @@ class Connection(asyncio.Protocol):
         self.deadline = NEVER
         self.slot = 0
         self._transport: asyncio.Transport
-        self._write: Callable[[bytes], None]
+        self.write: Callable[[bytes], None]
         self._peer = ""
-        self._state = _HEAD
+        self._state = _IDLE
         self._buffer: bytes | bytearray = b""
         """What has been received and not used. INVARIANT: bounded by the limit of the state."""
         self._seen = 0
         """Octets of an unfinished head that were checked."""
-        self._head: Head | None = None
+        self._request: Incoming | None = None
         self._chunked: ChunkedBody | None = None
         self._exchange: Exchange | None = None
-        self._paused = False
-        self._backlog = 0
+        self.paused = False
+        self.backlog = 0
         """While writing is paused: the least that was unsent, to tell a slow reader from a dead one."""
         self._pause: Callable[[], None] | None = None
         self._resume: Callable[[], None] | None = None
@@ -85,7 +86,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)
         self._transport = transport
-        self._write = transport.write
+        self.write = transport.write
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         address = transport.get_extra_info("peername")
         if isinstance(address, tuple):
@@ -103,7 +104,10 @@ class Connection(asyncio.Protocol):
             buffer += data
         else:
             self._buffer = bytearray(buffer) + data
-        self._advance()
+        if self._state <= _HEAD and not self.paused:
+            self._read_head()
+        else:
+            self._advance()
 
     def eof_received(self) -> None:
         # The loop closes the transport after this, unsent octets first; nobody waits for the rest of an answer.
@@ -117,22 +121,22 @@ class Connection(asyncio.Protocol):
         self._state = _CLOSING
         self._lose()
         self._buffer = b""
-        self._head = self._chunked = self._pause = self._resume = None
+        self._request = self._chunked = self._pause = self._resume = None
         self.server.clock.forget(self)
         self.server.closed(self)
 
     def pause_writing(self) -> None:
-        self._paused = True
-        self._backlog = self._transport.get_write_buffer_size()
+        self.paused = True
+        self.backlog = self._transport.get_write_buffer_size()
         self.server.clock.watch(self, self.server.clock.now + self.server.limits.write_stall_s)
         if self._pause is not None:
             self._pause()
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self.paused = False
         if self._resume is not None:
             self._resume()
-        if self._state == _HEAD:
+        if self._state == _IDLE:
             self._rest()
         elif self._state == _BUSY:
             self.deadline = NEVER
@@ -142,16 +146,16 @@ class Connection(asyncio.Protocol):
         unsent = self._transport.get_write_buffer_size()
         if self._state == _LINGERING:
             self._close()
-        elif self._paused or self._state == _CLOSING:
-            if unsent < self._backlog:
-                self._backlog = unsent
+        elif self.paused or self._state == _CLOSING:
+            if unsent < self.backlog:
+                self.backlog = unsent
                 self.server.clock.watch(self, self.server.clock.now + self.server.limits.write_stall_s)
             else:
                 self.cut()
         elif self._state == _BODY:
-            assert self._head is not None
-            self._refuse(RequestError(408, "the request body did not arrive in time", self._head.path))
-        elif self._buffer:
+            assert self._request is not None
+            self._refuse(RequestError(408, "the request body did not arrive in time", self._request.path))
+        elif self._state == _HEAD:
             self._refuse(RequestError(408, "the request head did not arrive in time"))
         elif unsent:
             self.cut()
@@ -161,9 +165,9 @@ class Connection(asyncio.Protocol):
     # What exchanges and the server call.
 
     def send(self, data: bytes) -> None:
-        if self._paused:
-            self._backlog += len(data)
-        self._write(data)
+        if self.paused:
+            self.backlog += len(data)
+        self.write(data)
 
     def answered(self, keep: bool) -> None:
         """The answer has been handed over; the next request may be read."""
@@ -171,14 +175,14 @@ class Connection(asyncio.Protocol):
         if not keep:
             self._close()
             return
-        self._state = _HEAD
-        if not self._paused:
+        self._state = _IDLE
+        if not self.paused:
             self._rest()
 
     def flow(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         self._pause = pause
         self._resume = resume
-        if self._paused:
+        if self.paused:
             pause()
 
     def cut(self) -> None:
@@ -191,15 +195,16 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Closes if nothing has been asked."""
-        if self._state == _HEAD and not self._buffer:
+        if self._state == _IDLE and not self._buffer:
             self._close()
 
     # Reading.
 
     def _advance(self) -> None:
         """Goes on with what has been received, as far as that leads. Does nothing if called once too often."""
-        if self._state == _HEAD and not self._paused:
-            self._read_head()
+        if self._state <= _HEAD and not self.paused:
+            if self._buffer:
+                self._read_head()
         elif self._state == _BODY:
             self._read_body()
         elif len(self._buffer) > PIPELINE_BYTES:
@@ -208,40 +213,49 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self) -> None:
         buffer = self._buffer
-        end = buffer.find(b"\r\n\r\n", max(self._seen - 3, 0)) + 4
-        heads = self.server.heads
+        end = buffer.find(b"\r\n\r\n", self._seen) + 4
         try:
             if end == 3:
-                heads.check_part(buffer, self._seen)
-                if not self._seen:
-                    self.server.clock.watch(self, self.server.clock.now + self.server.limits.header_s)
-                self._seen = len(buffer)
+                self._await_head(buffer)
                 return
-            head = heads.parse(bytes(buffer[:end]))
+            if isinstance(buffer, bytearray):
+                buffer = bytes(buffer)
+            request = self.server.heads.parse(buffer[:end], self._peer, self.secure)
         except RequestError as refusal:
             self._refuse(refusal)
             return
         self._seen = 0
-        self._buffer = rest = buffer[end:]
-        if not head.length:
-            self._begin(head, b"")
-            return
-        self._head = head
-        if head.length == CHUNKED:
-            self._chunked = ChunkedBody(self.server.limits.body_bytes, head.path)
-        elif len(rest) >= head.length:
-            self._read_body()
-            return
+        body_end = end + request.length
+        if end <= body_end <= len(buffer):
+            request.body = buffer[end:body_end]
+            self._buffer = buffer[body_end:]
+            self._begin(request)
+        else:
+            self._buffer = buffer[end:]
+            self._await_body(request)
+
+    def _await_head(self, part: bytes | bytearray) -> None:
+        self.server.heads.check_part(part, self._seen)
+        if self._state == _IDLE:
+            self._state = _HEAD
+            self.server.clock.watch(self, self.server.clock.now + self.server.limits.header_s)
+        self._seen = max(len(part) - 3, 0)
+
+    def _await_body(self, request: Incoming) -> None:
         self._state = _BODY
-        self.server.clock.watch(self, self.server.clock.now + self.server.limits.body_s)
-        if rest:
+        self._request = request
+        limits = self.server.limits
+        if request.length == CHUNKED:
+            self._chunked = ChunkedBody(limits.body_bytes, request.path)
+        self.server.clock.watch(self, self.server.clock.now + limits.body_s)
+        if self._buffer:
             self._read_body()
-        elif head.expects:
-            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif request.expects:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self) -> None:
-        head = self._head
-        assert head is not None
+        request = self._request
+        assert request is not None
         buffer = self._buffer
         if self._chunked is not None:
             try:
@@ -250,22 +264,22 @@ class Connection(asyncio.Protocol):
                 self._refuse(refusal)
                 return
             self._buffer = buffer[used:]
-            if complete:
-                body = self._chunked.body
-                self._chunked = None
-                self._begin(head, body)
-        elif len(buffer) >= head.length:
+            if not complete:
+                return
+            request.body = self._chunked.body
+        elif len(buffer) >= request.length:
             with memoryview(buffer) as view:
-                body = bytes(view[: head.length])
-            self._buffer = buffer[head.length :]
-            self._begin(head, body)
+                request.body = bytes(view[: request.length])
+            self._buffer = buffer[request.length :]
+        else:
+            return
+        self._request = self._chunked = None
+        self._begin(request)
 
-    def _begin(self, head: Head, body: bytes) -> None:
+    def _begin(self, request: Incoming) -> None:
         self._state = _BUSY
-        self._head = None
         self.deadline = NEVER
-        request = Request(head.method, head.path, head.query, head.headers, body, self._peer, self.secure)
-        exchange = self._exchange = Exchange(request, head, self)
+        exchange = self._exchange = Exchange(request, self)
         self.server.begin(exchange)
         if len(self._buffer) > PIPELINE_BYTES:
             self.cut()
@@ -288,8 +302,8 @@ class Connection(asyncio.Protocol):
         length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self._state = _LINGERING
         self._buffer = b""
-        self._head = self._chunked = None
-        self._write(b"".join((status_line(refusal.status), self.server.clock.date, head, length, body)))
+        self._request = self._chunked = None
+        self.write(b"".join((status_line(refusal.status), self.server.clock.date, head, length, body)))
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self.server.clock.watch(self, self.server.clock.now + LINGER_S)
@@ -302,7 +316,7 @@ class Connection(asyncio.Protocol):
         self._watch_closing()
 
     def _watch_closing(self) -> None:
-        self._backlog = self._transport.get_write_buffer_size()
+        self.backlog = self._transport.get_write_buffer_size()
         self.server.clock.watch(self, self.server.clock.now + self.server.limits.write_stall_s)
 
     def _lose(self) -> None:

@@ -10,12 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from entrepot.http1.connection import Connection
-    from entrepot.http1.head import Head
-    from entrepot.http1.message import Request
+    from entrepot.http1.head import Incoming
 
-_NEW: Final = 0
-_STREAMING: Final = 1
-_ENDED: Final = 2
+NEW: Final = 0
+STREAMING: Final = 1
+ENDED: Final = 2
 
 _CLOSE: Final = b"connection: close\r\n\r\n"
 _KEEP: Final = b"connection: keep-alive\r\n\r\n"
@@ -29,73 +28,67 @@ class Exchange:
     A call out of order is a RuntimeError.
     """
 
-    __slots__ = ("_chunked", "_connection", "_empty", "_head", "_state", "request", "started")
+    __slots__ = ("_chunked", "_connection", "_empty", "request", "started", "state")
 
-    def __init__(self, request: Request, head: Head, connection: Connection) -> None:
+    def __init__(self, request: Incoming, connection: Connection) -> None:
         self.request = request
         self.started = False
         """A status line has been handed to the transport."""
-        self._head = head
         self._connection: Connection | None = connection
-        self._state = _NEW
+        self.state = NEW
         self._chunked = False
         self._empty = False
 
     @property
-    def ended(self) -> bool:
-        """The answer is complete, or was cut."""
-        return self._state == _ENDED
-
-    @property
     def gone(self) -> bool:
         """The client is."""
-        return self._connection is None and self._state != _ENDED
+        return self._connection is None and self.state != ENDED
 
     def respond(self, status: int, head: bytes, body: bytes) -> None:
         """The whole answer. `head` is rendered lines, each with its CRLF; Content-Length and Date are added."""
-        if self._state != _NEW:
+        if self.state != NEW:
             raise RuntimeError("the exchange has been answered already")
-        self._state = _ENDED
+        self.state = ENDED
         connection = self._connection
         if connection is None:
             return
         self._connection = None
         self.started = True
-        request_head = self._head
-        keep = request_head.persistent and not connection.server.draining
-        options = (_KEEP if request_head.http10 else _END) if keep else _CLOSE
+        request = self.request
+        keep = request.persistent and not connection.server.draining
+        options = (_KEEP if request.http10 else _END) if keep else _CLOSE
         date = connection.server.clock.date
         if status == 204 or status == 304:  # noqa: PLR1714  # twice as fast as `in`
             answer = b"".join((status_line(status), date, head, options))
         else:
             size = b"content-length: %d\r\n" % len(body)
-            if request_head.method == "HEAD":
+            if request.method == "HEAD":
                 body = b""
             answer = b"".join((status_line(status), date, head, size, options, body))
-        connection.send(answer)
+        connection.write(answer)
         connection.answered(keep)
 
     def start(self, status: int, head: bytes) -> None:
         """Begins a chunked answer; to a client of HTTP/1.0 it ends with the connection instead."""
-        if self._state != _NEW:
+        if self.state != NEW:
             raise RuntimeError("the exchange has been answered already")
-        self._state = _STREAMING
+        self.state = STREAMING
         connection = self._connection
         if connection is None:
             return
         self.started = True
-        request_head = self._head
-        self._empty = request_head.method == "HEAD" or status in (204, 304)
-        self._chunked = not request_head.http10
-        if connection.server.draining or (request_head.http10 and not self._empty):
-            request_head.persistent = False
-        options = (_KEEP if request_head.http10 else _END) if request_head.persistent else _CLOSE
+        request = self.request
+        self._empty = request.method == "HEAD" or status in (204, 304)
+        self._chunked = not request.http10
+        if connection.server.draining or (request.http10 and not self._empty):
+            request.persistent = False
+        options = (_KEEP if request.http10 else _END) if request.persistent else _CLOSE
         coding = b"transfer-encoding: chunked\r\n" if self._chunked and status not in (204, 304) else b""
         connection.send(b"".join((status_line(status), connection.server.clock.date, head, coding, options)))
 
     def write(self, data: bytes) -> None:
         """One chunk. Nothing for no data."""
-        if self._state != _STREAMING:
+        if self.state != STREAMING:
             raise RuntimeError("the exchange has no answer in progress")
         connection = self._connection
         if connection is None or self._empty or not data:
@@ -104,20 +97,20 @@ class Exchange:
 
     def finish(self) -> None:
         """Ends a chunked answer."""
-        if self._state != _STREAMING:
+        if self.state != STREAMING:
             raise RuntimeError("the exchange has no answer in progress")
-        self._state = _ENDED
+        self.state = ENDED
         connection = self._connection
         if connection is None:
             return
         self._connection = None
         if self._chunked and not self._empty:
             connection.send(b"0\r\n\r\n")
-        connection.answered(self._head.persistent and not connection.server.draining)
+        connection.answered(self.request.persistent and not connection.server.draining)
 
     def abort(self) -> None:
         """Cuts the connection, so that the client sees an incomplete answer. Harmless after the end."""
-        self._state = _ENDED
+        self.state = ENDED
         connection = self._connection
         if connection is not None:
             self._connection = None

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import httptools
 
+from entrepot.http1.message import Request
+
 if TYPE_CHECKING:
     from entrepot.http1.message import Headers
     from entrepot.resources.model import Limits
@@ -47,14 +49,17 @@ class RequestError(Exception):
         """Empty when the request line is what could not be read."""
 
 
-class Head:
-    """A request up to its body."""
+class Incoming(Request):
+    """A request whose head has been read, with what that says about its body and the connection."""
 
-    __slots__ = ("expects", "headers", "http10", "length", "method", "path", "persistent", "query")
+    __slots__ = ("expects", "http10", "length", "persistent")
 
-    def __init__(self, start: tuple[str, str, str, bool], headers: Headers) -> None:
+    def __init__(self, start: tuple[str, str, str, bool], headers: Headers, peer: str, secure: bool) -> None:
         self.method, self.path, self.query, self.http10 = start
         self.headers = headers
+        self.body = b""
+        self.peer = peer
+        self.secure = secure
         self.length = 0
         """Octets of the body, or `CHUNKED`."""
         self.persistent = not self.http10
@@ -89,35 +94,44 @@ class HeadParser:
         self._starts: dict[bytes, tuple[str, str, str, bool]] = {}
         self._fields: dict[bytes, tuple[str, str]] = {}
 
-    def parse(self, block: bytes) -> Head:
+    def parse(self, block: bytes, peer: str, secure: bool) -> Incoming:
         """`block` ends with the first empty line of the input. Raises `RequestError`."""
-        if len(block) > self._line_bytes:
-            self.check_part(block)
         lines = block.split(b"\r\n")
         try:
-            return self._read(block, lines)
+            if len(block) > self._line_bytes:
+                self.check_part(block)
+            return self._read(block, lines, peer, secure)
         except RequestError as refusal:
             self.check_part(block)
             if block.startswith(b"\r\n") and len(lines) > 3:  # RFC 9112 §2.2: one empty line before a request
-                return self.parse(block[2:])
+                return self.parse(block[2:], peer, secure)
             refusal.path = self._path(block)
             raise
 
-    def _read(self, block: bytes, lines: list[bytes]) -> Head:
+    def _read(self, block: bytes, lines: list[bytes], peer: str, secure: bool) -> Incoming:
         start = self._starts.get(lines[0]) or self._start(lines[0])
-        if len(lines) - 3 > self._header_count:
+        count = len(lines) - 3
+        if count > self._header_count:
             raise RequestError(431, f"more than {self._header_count} header fields")
+        fields = self._fields
         try:
-            known = self._fields
-            pairs = [known[line] for line in lines[1:-2]]
+            pairs = [fields[line] for line in lines[1:-2]]
         except KeyError:
-            pairs = [self._field(line) for line in lines[1:-2]]
-        head = Head(start, _join(pairs))
-        _judge(block)
-        _frame(head)
-        if head.length > self._body_bytes:
+            pairs = [fields.get(line) or self._field(line) for line in lines[1:-2]]
+        headers = dict(pairs)
+        if len(headers) != count:
+            headers = _join(pairs)
+        try:
+            httptools.HttpRequestParser(_SILENT).feed_data(block)
+        except httptools.HttpParserUpgrade:
+            pass  # RFC 9110 §7.8: a server may ignore the offer to change the protocol
+        except httptools.HttpParserError as error:
+            raise RequestError(400, "malformed request") from error
+        request = Incoming(start, headers, peer, secure)
+        _frame(request)
+        if request.length > self._body_bytes:
             raise RequestError(413, f"body larger than {self._body_bytes} bytes")
-        return head
+        return request
 
     def check_part(self, part: bytes | bytearray, seen: int = 0) -> None:
         """Refuses a head, complete or not, that cannot become acceptable; its first `seen` octets were checked before.
@@ -150,9 +164,6 @@ class HeadParser:
         return start
 
     def _field(self, line: bytes) -> tuple[str, str]:
-        known = self._fields.get(line)
-        if known is not None:
-            return known
         match = FIELD.fullmatch(line)
         if match is None:
             raise RequestError(400, "invalid header field")
@@ -181,10 +192,7 @@ def _refuse_start(line: bytes) -> NoReturn:
 
 
 def _join(pairs: list[tuple[str, str]]) -> Headers:
-    headers = dict(pairs)
-    if len(headers) == len(pairs):
-        return headers
-    headers = {}
+    headers: Headers = {}
     for name, value in pairs:
         if name not in headers:
             headers[name] = value
@@ -195,38 +203,29 @@ def _join(pairs: list[tuple[str, str]]) -> Headers:
     return headers
 
 
-def _judge(block: bytes) -> None:
-    try:
-        httptools.HttpRequestParser(_SILENT).feed_data(block)
-    except httptools.HttpParserUpgrade:
-        pass  # RFC 9110 §7.8: a server may ignore the offer to change the protocol
-    except httptools.HttpParserError as error:
-        raise RequestError(400, "malformed request") from error
-
-
-def _frame(head: Head) -> None:
+def _frame(request: Incoming) -> None:
     """RFC 9112 §6.3, without its leniencies: what two readers could understand differently is refused."""
-    headers = head.headers
+    headers = request.headers
     length = headers.get("content-length")
     coding = headers.get("transfer-encoding")
     if coding is not None:
         if length is not None:
             raise RequestError(400, "both content-length and transfer-encoding")
-        if head.http10 or coding.lower() != "chunked":
+        if request.http10 or coding.lower() != "chunked":
             raise RequestError(400, "the only transfer coding accepted is a single `chunked`, in HTTP/1.1")
-        head.length = CHUNKED
+        request.length = CHUNKED
     elif length is not None:
         if not (length.isdigit() and length.isascii() and len(length) <= 18):
             raise RequestError(400, "invalid content-length")
-        head.length = int(length)
-    if not head.http10 and "host" not in headers:
+        request.length = int(length)
+    if not request.http10 and "host" not in headers:
         raise RequestError(400, "no host header")
     connection = headers.get("connection")
     if connection is not None:
         options = {option.strip() for option in connection.lower().split(",")}
-        head.persistent = "close" not in options and (not head.http10 or "keep-alive" in options)
+        request.persistent = "close" not in options and (not request.http10 or "keep-alive" in options)
     expectation = headers.get("expect")
-    if expectation is not None and not head.http10:
+    if expectation is not None and not request.http10:
         if expectation.lower() != "100-continue":
             raise RequestError(417, "the only expectation that can be met is `100-continue`")
-        head.expects = True
+        request.expects = True

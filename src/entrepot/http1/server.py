@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from entrepot.http1.clock import Clock
 from entrepot.http1.connection import Connection
-from entrepot.http1.exchange import Exchange
+from entrepot.http1.exchange import ENDED, Exchange
 from entrepot.http1.head import HeadParser
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Server:
         except Exception:  # noqa: BLE001  # an edge: the other connections must survive
             _log.exception("a handler failed")
         finally:
-            if not (exchange.ended or exchange.gone):
+            if exchange.state != ENDED and not exchange.gone:
                 self._give_up(exchange)
             self._forget(exchange)
 
