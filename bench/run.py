@@ -104,9 +104,8 @@ def main() -> int:
         subjects.install({subject.name for subject in picked})
         with Running() as running:
             running.start_upstreams(chosen.pace_ms)
-            for subject in picked:
-                print(f"starting {subject.name} …", file=sys.stderr, flush=True)
-                running.start(subject)
+            print(f"starting {', '.join(subject.name for subject in picked)} …", file=sys.stderr, flush=True)
+            running.start(*picked)
             rows = measure_all(running, chosen)
         result = report.Result(
             rows=rows,

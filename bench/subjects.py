@@ -153,15 +153,18 @@ def listening(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
+def log(subject: Subject) -> Path:
+    return STATE / "run" / f"{subject.name}.log"
+
+
 def start(subject: Subject, core: int) -> subprocess.Popen[bytes]:
-    """Start a subject on one core, ended by the kernel should this process die. MissingError if it stays away."""
+    """Start a subject on one core, ended by the kernel should this process die. MissingError if a port is taken."""
     for port in {subject.call_port, subject.stream_port}:
         if listening(port):
             raise MissingError(f"port {port} is taken; is another benchmark running?")
-    (STATE / "run").mkdir(parents=True, exist_ok=True)
-    log = STATE / "run" / f"{subject.name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
+    log(subject).parent.mkdir(parents=True, exist_ok=True)
+    with log(subject).open("wb") as output:
+        return subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *subject.command],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -169,14 +172,16 @@ def start(subject: Subject, core: int) -> subprocess.Popen[bytes]:
             start_new_session=True,  # a Ctrl-C is ours to handle
             env={**os.environ, **subject.environment},
         )
+
+
+def await_ready(subject: Subject, process: subprocess.Popen[bytes]) -> None:
+    """Until its ports are open. Raises MissingError, with the end of its log, if it has ended or takes too long."""
     deadline = time.monotonic() + subject.ready_s
     while not (listening(subject.call_port) and listening(subject.stream_port)):
         if process.poll() is not None or time.monotonic() > deadline:
-            stop(process)
-            tail = log.read_text(errors="replace")[-2000:]
-            raise MissingError(f"{subject.name} did not come up; the end of {log}:\n{tail}")
+            tail = log(subject).read_text(errors="replace")[-2000:]
+            raise MissingError(f"{subject.name} did not come up; the end of {log(subject)}:\n{tail}")
         time.sleep(0.05)
-    return process
 
 
 def stop(process: subprocess.Popen[bytes], patience_s: float = 5.0) -> None:
@@ -204,14 +209,17 @@ class Running:
         for process in self.processes.values():
             stop(process)
 
-    def start_upstreams(self, pace_ms: float) -> None:
-        self.processes["calls"] = start(CALLS, LOAD_CORE)
-        paced = replace(STREAMS, command=(*STREAMS.command, f"--pace-ms={pace_ms}"))
-        self.processes["streams"] = start(paced, LOAD_CORE)
+    def start(self, *subjects: Subject, core: int = GATEWAY_CORE) -> None:
+        """Start them side by side and wait until all are up. Raises MissingError."""
+        started = [subject for subject in subjects if subject.command]
+        for subject in started:
+            self.processes[subject.name] = start(subject, core)
+        for subject in started:
+            await_ready(subject, self.processes[subject.name])
 
-    def start(self, subject: Subject) -> None:
-        if subject.command:
-            self.processes[subject.name] = start(subject, GATEWAY_CORE)
+    def start_upstreams(self, pace_ms: float) -> None:
+        paced = replace(STREAMS, command=(*STREAMS.command, f"--pace-ms={pace_ms}"))
+        self.start(CALLS, paced, core=LOAD_CORE)
 
     def stop(self, subject: Subject) -> None:
         if process := self.processes.pop(subject.name, None):
