@@ -1,0 +1,68 @@
+"""Peer, believed header and account → Origin, in the order: attested egress, site, `.mmdb` edition, `iptocc`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TypeAlias
+
+from entrepot.origin.address import client_address
+from entrepot.origin.geo import Geo
+from entrepot.origin.model import NOWHERE, Origin
+from entrepot.origin.networks import Networks
+from entrepot.resources.model import Egress, Site
+
+_CACHED_HEADER = 256  # characters; longer ones are resolved each time, so that the cache has a bound in bytes
+_CACHED_CALLS = 16_384
+
+
+Egresses: TypeAlias = Networks[Origin]
+
+
+def egress_networks(egress: Iterable[Egress]) -> Egresses | None:
+    """An account's attested networks for `Resolver.resolve`; None when it has none. Made once for an account."""
+    entries = [(e.network, Origin(e.territory, e.network_class, attested=True, source="egress")) for e in egress]
+    return Networks(entries) if entries else None
+
+
+class Resolver:
+    """Resolves origins for one gateway configuration. Answers are kept for the latest 16,384 distinct questions.
+
+    For one event loop. `tick` makes an edition's age count; without it an edition never grows old.
+    """
+
+    def __init__(
+        self, sites: Iterable[Site], geo: Geo | None, header_name: str | None, trusted: Networks[bool]
+    ) -> None:
+        self._sites = Networks((s.network, Origin(s.territory, s.network_class, source="site")) for s in sites)
+        self._geo = geo
+        self._name = header_name
+        self._trusted = trusted
+        self._known = lru_cache(_CACHED_CALLS)(self._find)
+
+    def resolve(self, peer: str, header: str | None, egress: Egresses | None) -> Origin:
+        """The origin of a call from `peer` whose believed header is `header`, on an account with these networks."""
+        if header is not None and len(header) > _CACHED_HEADER:
+            return self._find(peer, header, egress)
+        return self._known(peer, header, egress)
+
+    def tick(self, now_ms: int) -> None:
+        """Judge the age of the edition; answers are forgotten when that changes them. Call it every minute or so."""
+        if self._geo is not None and self._geo.check(now_ms):
+            self._known.cache_clear()
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps territories `unknown`, in words, for readiness details."""
+        return None if self._geo is None else self._geo.problem
+
+    def _find(self, peer: str, header: str | None, egress: Egresses | None) -> Origin:
+        address = client_address(peer, header, self._trusted, self._name)
+        if address is None:
+            return NOWHERE
+        if egress is not None and (attested := egress.find(address)) is not None:
+            return attested
+        site = self._sites.find(address)
+        if site is not None:
+            return site
+        return NOWHERE if self._geo is None else self._geo.find(address)
