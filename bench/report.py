@@ -129,6 +129,24 @@ def title(case: str) -> str:
     return f"Calls, {connections} connection{'' if connections == '1' else 's'}"
 
 
+def summary(result: Result) -> str:
+    """Entrepot in one line: CPU beside each peer at 32 connections and 64 streams, and what it adds to one call."""
+    grouped, parts = groups(result), []
+    for case, unit in (("c32", "a call at 32 connections"), ("s64", "a chunk of 64 streams")):
+        rows = grouped.get(case, {})
+        ours = middle(rows[OURS], lambda row: row.cpu_us) if OURS in rows else 0.0
+        peers = {
+            name: middle(each, lambda row: row.cpu_us) for name, each in rows.items() if name not in {OURS, "direct"}
+        }
+        if ours and peers:
+            parts.append(f"CPU of {unit}: " + ", ".join(f"{ours / cpu:.2g} of {name}'s" for name, cpu in peers.items()))
+    single = grouped.get("c1", {})
+    if OURS in single and "direct" in single:
+        added_ms = middle(single[OURS], call_p50_ms) - middle(single["direct"], call_p50_ms)
+        parts.append(f"p50 added at 1 connection: {added_ms:.2f} ms")
+    return "Entrepot: " + "; ".join(parts) if parts else ""
+
+
 def remarks(result: Result) -> list[str]:
     """What a reader must know before believing the tables."""
     noisy = sorted({f"{row.case} {row.subject}" for row in result.rows if row.window.others > NOISE})
@@ -150,7 +168,8 @@ def text(result: Result) -> str:
     )
     notes += "the client's read of it."
     tables = [table(case, by_subject) for case, by_subject in groups(result).items()]
-    return "\n\n".join([setting, "; ".join(result.versions.values()), notes, *tables, *remarks(result)])
+    parts = [setting, "; ".join(result.versions.values()), notes, *tables, summary(result), *remarks(result)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def document(result: Result) -> dict[str, object]:
