@@ -26,7 +26,7 @@ LOW_WATER: Final = 16 * 1024
 PIPELINE_BYTES: Final = 64 * 1024
 """What a client may send ahead while an answer runs."""
 LINGER_S: Final = 2.0
-"""How long a refused client may go on sending; closing at once would reset the connection and lose the answer."""
+"""How long a client may go on sending after the last answer (RFC 9112 §9.6)."""
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -173,7 +173,10 @@ class Connection(asyncio.Protocol):
         """The answer has been handed over; the next request may be read."""
         self._exchange = self._pause = self._resume = None
         if not keep:
-            self._close()
+            if self._transport.can_write_eof():
+                self._linger()
+            else:
+                self._close()
             return
         self._state = _IDLE
         if not self.paused:
@@ -300,10 +303,14 @@ class Connection(asyncio.Protocol):
         """Answers what cannot be served, and closes once the client has had the time to read that."""
         head, body = self.server.render(refusal.path, refusal.status, refusal.message)
         length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.write(b"".join((status_line(refusal.status), self.server.clock.date, head, length, body)))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Says that this was all, and lets the client read it: closing while it still sends would reset it away."""
         self._state = _LINGERING
         self._buffer = b""
         self._request = self._chunked = None
-        self.write(b"".join((status_line(refusal.status), self.server.clock.date, head, length, body)))
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self.server.clock.watch(self, self.server.clock.now + LINGER_S)

@@ -156,7 +156,7 @@ class HeadParser:
 
     def _start(self, line: bytes) -> tuple[str, str, str, bool]:
         match = _START.fullmatch(line)
-        if match is None:
+        if match is None or match[1] == b"CONNECT":
             _refuse_start(line)
         method, path, query, minor = match.groups(b"")
         start = (method.decode("ascii"), path.decode("ascii"), query.decode("ascii"), minor == b"0")
@@ -186,7 +186,7 @@ def _refuse_start(line: bytes) -> NoReturn:
     if version is not None and version[1] not in (b"1.0", b"1.1"):
         raise RequestError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
     parts = line.split(b" ")
-    if len(parts) == 3 and not parts[1].startswith(b"/"):
+    if len(parts) == 3 and (not parts[1].startswith(b"/") or parts[0] == b"CONNECT"):
         raise RequestError(400, "the request target must be a path")
     raise RequestError(400, "invalid request line")
 
