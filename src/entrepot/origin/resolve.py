@@ -9,8 +9,10 @@ from typing import TypeAlias
 from entrepot.origin.address import client_address
 from entrepot.origin.geo import Geo
 from entrepot.origin.model import NOWHERE, Origin
-from entrepot.origin.networks import Networks
+from entrepot.origin.networks import Networks, networks
 from entrepot.resources.model import Egress, Site
+
+__all__ = ["Egresses", "Origin", "Resolver", "egress_networks"]
 
 _CACHED_HEADER = 256  # characters; longer ones are resolved each time, so that the cache has a bound in bytes
 _CACHED_CALLS = 16_384
@@ -32,12 +34,12 @@ class Resolver:
     """
 
     def __init__(
-        self, sites: Iterable[Site], geo: Geo | None, header_name: str | None, trusted: Networks[bool]
+        self, sites: Iterable[Site], geo: Geo | None, header_name: str | None, trusted_proxies: Iterable[str]
     ) -> None:
         self._sites = Networks((s.network, Origin(s.territory, s.network_class, source="site")) for s in sites)
         self._geo = geo
         self._name = header_name
-        self._trusted = trusted
+        self._trusted = networks(trusted_proxies)
         self._known = lru_cache(_CACHED_CALLS)(self._find)
 
     def resolve(self, peer: str, header: str | None, egress: Egresses | None) -> Origin:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -83,10 +82,3 @@ def named_packs(data: bytes) -> list[str]:
 def inside(pack: str) -> bool:
     path = PurePosixPath(pack)
     return not path.is_absolute() and ".." not in path.parts and str(path) == pack
-
-
-def shipped_packs() -> dict[str, bytes]:
-    """The packs that come with Entrepot, by the name that follows `entrepot:`."""
-    folder = resources.files("entrepot") / "packs"
-    found = {f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")}
-    return {name: found[name].read_bytes() for name in sorted(found)}

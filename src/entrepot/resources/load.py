@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from entrepot.resources.checking import check_world
-from entrepot.resources.folder import SHIPPED, fingerprint, inside, named_packs, read_world, shipped_packs
+from entrepot.resources.folder import SHIPPED, fingerprint, inside, named_packs, read_world
 from entrepot.resources.model import Gateway, PackSource, World
 from entrepot.resources.parsing import decode, parse
 from entrepot.resources.places import Places
@@ -17,7 +17,7 @@ from entrepot.resources.problems import Problem, WorldInvalid
 from entrepot.resources.reading import Sheet, suggest
 from entrepot.resources.schema import read_file
 
-__all__ = ["Loaded", "fingerprint", "load_world", "read_world", "shipped_packs"]
+__all__ = ["Loaded", "fingerprint", "load_world", "read_world"]
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ def _load(files: Mapping[str, bytes], shipped: Mapping[str, bytes]) -> Loaded:
     packs = _packs(files, shipped, sheet)
     problems = places.problems(sheet.findings)
     if sheet.errors:
-        raise WorldInvalid(problems)
+        raise WorldInvalid(problems, packs)
     return Loaded(_world(sheet, packs), problems)
 
 

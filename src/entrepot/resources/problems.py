@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from entrepot.resources.model import PackSource
+
 
 class Problem(msgspec.Struct, frozen=True):
     """One mistake. `line` counts from 1 and is None where none is known; `key` is the path inside the file.
@@ -29,10 +31,14 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class WorldInvalid(Exception):  # noqa: N818 - named for what it says
-    """A world that cannot be served. `problems` holds every error and warning, in the order of files and lines."""
+    """A world that cannot be served. `problems` holds every error and warning, in the order of files and lines.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    `packs` are those that the world names and that were found: they may have mistakes of their own.
+    """
+
+    def __init__(self, problems: Sequence[Problem], packs: Sequence[PackSource] = ()) -> None:
         self.problems = tuple(problems)
+        self.packs = tuple(packs)
         errors = [p for p in self.problems if p.level == "error"]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         super().__init__(f"{errors[0]}{more}" if errors else "the world is invalid")
