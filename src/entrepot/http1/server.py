@@ -56,6 +56,11 @@ class Server:
     def connections(self) -> int:
         return len(self._open)
 
+    @property
+    def running(self) -> int:
+        """Handlers that have not come to their end, those included whose answer is complete."""
+        return len(self._running)
+
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Accepts on a bound socket, which belongs to the server from now on."""
         secure = tls is not None
