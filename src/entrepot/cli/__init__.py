@@ -1,0 +1,68 @@
+"""The command line: a table of commands, each in a file of its own that is imported only when its command runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from entrepot import __version__
+
+ABOUT = "A model service that decides on every call who may use which model, from where, under which contract."
+
+COMMANDS = {
+    "demo": "Walk through the main job on real inference.",
+    "gateway": "Serve a world's folder: the data plane alone.",
+    "policy": "Check, test, explain and compare access policies.",
+    "sim": "Run a simulated upstream, for tests and benchmarks.",
+    "world": "Check a world's folder.",
+}
+
+
+def command_line(arguments: Sequence[str]) -> typer.Typer:
+    """The whole command tree, of which only the command that `arguments` name is really there."""
+    app = typer.Typer(
+        name="entrepot",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(help=ABOUT)(_root)
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if name == wanted:
+            _add(app, name, import_module(f"entrepot.cli.{name}").app, summary)
+        else:
+            app.command(name, help=summary)(_not_imported)
+    return app
+
+
+def _add(app: typer.Typer, name: str, group: typer.Typer, summary: str) -> None:
+    """A module whose one function has the command's name is that command; others are groups."""
+    commands = group.registered_commands
+    function = commands[0].callback if len(commands) == 1 else None
+    if function is not None and function.__name__ == name:
+        app.command(name)(function)
+    else:
+        app.add_typer(group, name=name, help=summary, no_args_is_help=True)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end.")
+]
+
+
+def _root(version: Version = False) -> None:
+    """Options that stand before any command."""
+
+
+def _not_imported() -> None:
+    raise RuntimeError("a command that was not named cannot run")

@@ -1,1 +1,1 @@
-"""The data plane: routes, serve, admit, dispatch, relay, settle. Reads a Snapshot; knows no database and no web framework."""
+"""The data plane: serve, admit, dispatch, relay, settle. Reads a Snapshot; has no database and no web framework."""

@@ -8,13 +8,14 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 
 from entrepot.errors import Code, Error
-from entrepot.wire.forms import Form
+from entrepot.wire.forms import Form, form_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _API_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
 
 MODELS = "models"
 MODEL = "model"
+PROBE = "probe"
 _POSTED = {"chat/completions": "chat", "completions": "completions", "embeddings": "embeddings"}
 _BY_DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/(.+)")
 
@@ -33,29 +34,19 @@ _PLAIN = {
     ("POST", prefix + path): Route(form, operation)
     for prefix, form in (("/v1/", Form.OPENAI), ("/openai/v1/", Form.AZURE_V1))
     for path, operation in _POSTED.items()
-}
-
-
-def form_of(path: str) -> Form:
-    """The wire form in which an error on `path` is worded, whether or not the path is served."""
-    _, rest = _split_account(path)
-    if rest.startswith("/openai/v1/") or rest == "/openai/v1":
-        return Form.AZURE_V1
-    if rest.startswith("/openai/") or rest == "/openai":
-        return Form.AZURE
-    return Form.OPENAI
+} | {(method, path): Route(Form.OPENAI, PROBE) for method in ("GET", "HEAD") for path in ("/healthz", "/readyz")}
 
 
 def route(method: str, path: str, query: str) -> Route:
-    """Raises Error NOT_FOUND or METHOD_NOT_ALLOWED. The host name's account is the caller's affair."""
+    """Raises Error NOT_FOUND or METHOD_NOT_ALLOWED. The account that a host names is the caller's affair."""
     plain = _PLAIN.get((method, path))
     if plain is not None:
         return plain
     account, rest = _split_account(path)
     form = form_of(rest)
-    if form is Form.AZURE and not _API_VERSION.fullmatch(_api_version(query)):
-        raise Error(Code.NOT_FOUND, f"no api-version of the form YYYY-MM-DD on `{path}`")
     operation, deployment, model = _operation(method, rest, form)
+    if form is Form.AZURE and not _API_VERSION.fullmatch(_api_version(query)):
+        raise Error(Code.NOT_FOUND, "no api-version of the form YYYY-MM-DD", subject=f"{method} {path}")
     return Route(form, operation, account, deployment, model)
 
 
@@ -82,7 +73,7 @@ def _operation(method: str, path: str, form: Form) -> tuple[str, str | None, str
             return _POSTED[tail], None, None
         if tail != path:
             return _models(method, path, tail)
-    raise Error(Code.NOT_FOUND, f"Invalid URL ({method} {path})")
+    raise Error(Code.NOT_FOUND, "no such path", subject=f"{method} {path}")
 
 
 def _models(method: str, path: str, tail: str) -> tuple[str, str | None, str | None]:
@@ -92,7 +83,7 @@ def _models(method: str, path: str, tail: str) -> tuple[str, str | None, str | N
     if tail.startswith("models/"):
         _require(method, "GET", path)
         return MODEL, None, _segment(tail[len("models/") :])
-    raise Error(Code.NOT_FOUND, f"Invalid URL ({method} {path})")
+    raise Error(Code.NOT_FOUND, "no such path", subject=f"{method} {path}")
 
 
 def _require(method: str, expected: str, path: str) -> None:

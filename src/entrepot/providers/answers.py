@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
 
-import msgspec
+from entrepot.wire.passed import error_object
 
 
 class Meaning(Enum):
@@ -49,19 +48,3 @@ def is_territory_refusal(body: bytes) -> bool:
         return True
     message = str(error.get("message", "")).lower()
     return any(text in message for text in _TERRITORY_TEXTS)
-
-
-def error_object(body: bytes) -> dict[str, Any] | None:
-    """The `error` object of an upstream's answer; a flat `{"message": …}` counts as one. None if there is neither."""
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    if not isinstance(document, dict):
-        return None
-    error = document.get("error")
-    if isinstance(error, dict):
-        return error
-    if isinstance(error, str):
-        return {"message": error}
-    return document if isinstance(document.get("message"), str) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -30,7 +31,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
 def endpoint_of(upstream: Upstream) -> Endpoint:
     url = urlsplit(upstream.base_url)
-    scheme = "https" if url.scheme == "https" else "http"
+    scheme: Literal["http", "https"] = "https" if url.scheme == "https" else "http"
     port = url.port or (443 if scheme == "https" else 80)
     return Endpoint(scheme, url.hostname or "", port, upstream.proxy.url if upstream.proxy else None)
 

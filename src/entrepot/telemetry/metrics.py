@@ -52,7 +52,7 @@ class Metrics:
         series[labels] = series.get(labels, 0) + by
 
     def set(self, name: str, value: float, labels: Labels = ()) -> None:
-        self._values[name][labels] = value
+        self._values[name][labels] = float(value)
 
     def observe(self, name: str, seconds: float, labels: Labels = ()) -> None:
         series = self._histograms[name]

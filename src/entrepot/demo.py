@@ -1,0 +1,301 @@
+"""The walk through the main job, on real inference: a real engine, a real gateway, the stock SDK as the client.
+
+It composes what users run and drives it as they would; nothing here is reachable from the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import openai
+from rich.console import Console
+
+from entrepot.config import Config
+from entrepot.engine import DEMO_MODEL, Engine
+from entrepot.errors import Code, Error
+from entrepot.gateway.admit import judge
+from entrepot.gateway.call import Occasion
+from entrepot.gateway.metrics import CATALOGUE
+from entrepot.gateway.parent import address, listening
+from entrepot.gateway.serve import Gateway
+from entrepot.http1.server import Server
+from entrepot.origin.resolve import Origin
+from entrepot.resources.folder import read_world
+from entrepot.snapshot import Snapshot, compile_files
+from entrepot.telemetry.metrics import Metrics
+from entrepot.wire.problems import render_status
+
+QUESTION = "What is an entrepot?"
+MODEL = "entrepot-tiny"
+BEFORE_MS = int(datetime(2024, 7, 8, 23, 59, 59, tzinfo=UTC).timestamp() * 1_000)
+START_S = 30.0
+
+# Addresses of public networks, registered in the territory that they stand for; nothing is sent to them.
+SHANGHAI = "36.112.0.1"
+TOKYO = "133.242.0.1"
+NOWHERE = "203.0.113.9"  # reserved for documentation (RFC 5737): it is registered nowhere
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What stands behind the gateway: the engine with a model file, or a provider's real API."""
+
+    upstream: Literal["local", "openai", "azure"] = "local"
+    model_file: Path = DEMO_MODEL
+    upstream_model: str | None = None
+    port: int = 8080
+    admin_port: int = 9090
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One call of the walk. `form` chooses the SDK's class; `before` sends it to the data plane of 8 July 2024."""
+
+    title: str
+    who: str
+    account: str
+    address: str
+    form: Literal["openai", "azure"] = "openai"
+    stream: bool = False
+    before: bool = False
+
+
+STEPS = (
+    Step(
+        "An eligible enterprise in mainland China, through the cloud channel",
+        "Yangtze Robotics Co., Ltd. (CN, enterprise with a business licence)",
+        "robotics-ai",
+        SHANGHAI,
+        form="azure",
+    ),
+    Step("The same, streamed", "Yangtze Robotics Co., Ltd.", "robotics-ai", SHANGHAI, form="azure", stream=True),
+    Step("A direct customer, from Japan", "Meridian Labs K.K. (JP)", "meridian-direct", TOKYO),
+    Step(
+        "The same direct customer's key, called from an unsupported territory",
+        "Meridian Labs K.K. (JP)",
+        "meridian-direct",
+        SHANGHAI,
+    ),
+    Step(
+        "The same call, one second before the rule took effect",
+        "Meridian Labs K.K. (JP)",
+        "meridian-direct",
+        SHANGHAI,
+        before=True,
+    ),
+    Step(
+        "The eligible enterprise again, from a place that cannot be established",
+        "Yangtze Robotics Co., Ltd.",
+        "robotics-ai",
+        NOWHERE,
+        form="azure",
+    ),
+)
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """Everything that the steps need: both data planes' addresses, the keys, and the operator's view of the world."""
+
+    url: str
+    url_before: str
+    keys: dict[str, str]
+    snapshot: Snapshot
+    console: Console
+
+
+async def demo(choice: Choice, *, once: bool) -> None:
+    """Raises Error when the engine or the gateway cannot start, RuntimeError when a step does not end as it should."""
+    console = Console(highlight=False, soft_wrap=True)
+    keys = {"robotics-ai": f"demo-{secrets.token_hex(16)}", "meridian-direct": f"demo-{secrets.token_hex(16)}"}
+    environ = {"DEMO_ROBOTICS_KEY": keys["robotics-ai"], "DEMO_MERIDIAN_KEY": keys["meridian-direct"]}
+    config = Config.load()
+    config = Config(config.data, {**config.environ, **environ})
+    with tempfile.TemporaryDirectory(prefix="entrepot-demo-") as folder, engine_for(choice, console) as base_url:
+        world = write_world(Path(folder), choice, base_url, config)
+        snapshot = compile_files(read_world(world), config)
+        async with running_gateway(world, config) as urls, data_plane_of(snapshot, BEFORE_MS) as before:
+            console.print(f"[bold]gateway[/]  {urls['data']}   metrics {urls['admin']}/metrics   world {world}\n")
+            stage = Stage(urls["data"], before, keys, snapshot, console)
+            for number, step in enumerate(STEPS, 1):
+                await walk(stage, number, step)
+            if not once:
+                await stay(stage)
+
+
+@contextmanager
+def engine_for(choice: Choice, console: Console) -> Iterator[str]:
+    """The base URL of what will answer; a local engine lives as long as the context."""
+    if choice.upstream != "local":
+        yield ""
+        return
+    console.print(f"[bold]engine[/]   llama.cpp with {choice.model_file.name} …", end=" ")
+    with Engine.start(choice.model_file, alias=MODEL) as engine:
+        console.print(f"ready on {engine.base_url}")
+        yield engine.base_url
+
+
+def write_world(folder: Path, choice: Choice, base_url: str, config: Config) -> Path:
+    """The demo's world with its blanks filled in."""
+    text = (files("entrepot") / "demo_world" / "world.toml").read_text(encoding="utf-8")
+    blanks = {
+        '"LISTEN"': f'"127.0.0.1:{free_port(choice.port)}"',
+        '"ADMIN"': f'"127.0.0.1:{free_port(choice.admin_port)}"',
+        'base_url = "ENGINE"\ncredential = "none"': upstream_lines(choice, base_url, config),
+    }
+    if choice.upstream != "local":
+        name = choice.upstream_model or "gpt-4o-mini"
+        blanks[f'"{MODEL}@1" = "{MODEL}"'] = f'"{MODEL}@1" = "{name}"'
+        blanks['api = "openai"\n'] = f'api = "{choice.upstream}"\n'
+    for blank, filling in blanks.items():
+        text = text.replace(blank, filling)
+    world = folder / "world"
+    world.mkdir()
+    (world / "world.toml").write_text(text, encoding="utf-8")
+    pack = files("entrepot") / "demo_world" / "demo-cloud.toml"
+    (world / "demo-cloud.toml").write_bytes(pack.read_bytes())
+    return world
+
+
+def upstream_lines(choice: Choice, base_url: str, config: Config) -> str:
+    if choice.upstream == "local":
+        return f'base_url = "{base_url}"\ncredential = "none"'
+    needed = {"openai": ("OPENAI_API_KEY",), "azure": ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT")}
+    for name in needed[choice.upstream]:
+        if not config.environ.get(name):
+            raise Error(Code.NOT_READY, f"`--upstream {choice.upstream}` needs the environment variable `{name}`")
+    if choice.upstream == "openai":
+        return 'base_url = "https://api.openai.com/v1"\ncredential = "env:OPENAI_API_KEY"'
+    endpoint = config.environ["AZURE_OPENAI_ENDPOINT"].rstrip("/")
+    return f'base_url = "{endpoint}"\ncredential = "env:AZURE_OPENAI_API_KEY"\napi_version = "2024-10-21"'
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` if nobody has it, else one that the kernel chooses."""
+    for port in (wanted, 0):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(sock.getsockname()[1])
+    raise Error(Code.NOT_READY, "no port is free on 127.0.0.1")
+
+
+@asynccontextmanager
+async def running_gateway(world: Path, config: Config) -> AsyncIterator[dict[str, str]]:
+    """`entrepot gateway` as its own process, as a user starts it. Yields its data and admin URLs."""
+    command = [sys.executable, "-m", "entrepot", "gateway", "--world", str(world)]
+    process = await asyncio.create_subprocess_exec(
+        *command, env=dict(config.environ), stdout=asyncio.subprocess.PIPE, process_group=0
+    )
+    try:
+        assert process.stdout is not None
+        line = (await asyncio.wait_for(process.stdout.readline(), START_S)).decode()
+        if not line.startswith("serving "):
+            raise Error(Code.NOT_READY, "the gateway did not start; its messages are above")
+        urls = [word.rstrip(")") for word in line.split() if word.startswith("http")]
+        yield {"data": urls[0], "admin": urls[1]}
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
+async def data_plane_of(snapshot: Snapshot, at_ms: int) -> AsyncIterator[str]:
+    """The same data plane in this process, for which it is always `at_ms`: the past cannot be had otherwise."""
+    gateway = Gateway(Metrics(CATALOGUE), clock_ms=lambda: at_ms)
+    gateway.adopt(snapshot)
+    server = Server(gateway.serve, render_status, snapshot.gateway.limits)
+    listener = listening("127.0.0.1:0", 1)[0]
+    await server.start(listener)
+    try:
+        yield f"http://{address(listener)}"
+    finally:
+        await server.drain(1.0)
+        await gateway.close()
+
+
+async def walk(stage: Stage, number: int, step: Step) -> None:
+    out = stage.console
+    out.print(f"[bold cyan]{number}. {step.title}[/]")
+    account = stage.snapshot.accounts[step.account]
+    origin = stage.snapshot.origins.resolve("127.0.0.1", step.address, account.egress)
+    out.print(f"   who        {step.who}")
+    out.print(f"   from       {origin.territory} ({step.address}, {origin.source} {origin.edition})".rstrip())
+    out.print(f"   channel    {account.channel}, account {account.name}")
+    out.print(f"   decided    {verdict(stage.snapshot, step, origin)}")
+    try:
+        region, answer = await ask(stage, step)
+    except openai.APIStatusError as error:
+        out.print("   processed  nowhere: nothing was sent upstream")
+        out.print(f"   [red]error      {type(error).__name__} {error.status_code}[/] {error.response.text.strip()}\n")
+        return
+    out.print(f"   processed  {region}")
+    out.print(f"   [green]answer     {answer}[/]\n")
+
+
+def verdict(snapshot: Snapshot, step: Step, origin: Origin) -> str:
+    """What the operator can see, and the client is not told: the rules that determined the decision."""
+    account = snapshot.accounts[step.account]
+    deployment = account.deployments["assistant"]
+    at_ms = BEFORE_MS if step.before else int(datetime.now(UTC).timestamp() * 1_000)
+    decision = judge(snapshot.program, account, deployment, Occasion(at_ms, origin, "chat"))[0]
+    at = datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return f"{'permit' if decision.permit else 'refuse'} by {', '.join(decision.rules) or 'no rule'} at {at}"
+
+
+async def ask(stage: Stage, step: Step) -> tuple[str, str]:
+    """The region that the answer names, and its text. Raises what the SDK raises."""
+    async with client_for(stage, step) as client:
+        completions = client.chat.completions.with_raw_response
+        messages: list[Any] = [{"role": "user", "content": QUESTION}]
+        if not step.stream:
+            raw = await completions.create(model="assistant", messages=messages, temperature=0, max_tokens=120)
+            answer = raw.parse().choices[0].message.content or ""
+            return raw.headers.get("x-ms-region", ""), answer.strip()
+        streamed = await completions.create(
+            model="assistant", messages=messages, temperature=0, max_tokens=120, stream=True
+        )
+        pieces = [chunk.choices[0].delta.content or "" async for chunk in streamed.parse() if chunk.choices]
+        return f"{streamed.headers.get('x-ms-region', '')} (in {len(pieces)} pieces)", "".join(pieces).strip()
+
+
+def client_for(stage: Stage, step: Step) -> openai.AsyncOpenAI:
+    url = stage.url_before if step.before else stage.url
+    headers = {"X-Forwarded-For": step.address}
+    if step.form == "azure":
+        return openai.AsyncAzureOpenAI(
+            azure_endpoint=url, api_key=stage.keys[step.account], api_version="2024-10-21", default_headers=headers
+        )
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=stage.keys[step.account], default_headers=headers)
+
+
+async def stay(stage: Stage) -> None:
+    """Print calls to copy, and serve until Ctrl-C."""
+    body = '{"model":"assistant","messages":[{"role":"user","content":"What is a receipt?"}]}'
+    out = stage.console
+    out.print("[bold]The gateway keeps serving. Try it:[/]\n")
+    for account, where, place in (("robotics-ai", SHANGHAI, "served"), ("meridian-direct", SHANGHAI, "refused")):
+        out.print(f"# {account} from {where}: {place}")
+        out.print(
+            f"curl -s {stage.url}/v1/chat/completions -H 'Authorization: Bearer {stage.keys[account]}' \\\n"
+            f"  -H 'X-Forwarded-For: {where}' -H 'Content-Type: application/json' -d '{body}'\n"
+        )
+    out.print("Edit the world's files and call again: edits are in force within a second. Ctrl-C ends everything.")
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stopped.set)
+    await stopped.wait()

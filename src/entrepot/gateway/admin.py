@@ -1,0 +1,65 @@
+"""The admin listener: metrics, readiness in detail. It has no authentication and must not be reachable from outside."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from entrepot.gateway.metrics import CATALOGUE
+from entrepot.http1.message import render_headers
+from entrepot.http1.server import Exchange, Server
+from entrepot.resources.model import Limits
+from entrepot.telemetry.metrics import Report, exposition
+
+_TEXT = render_headers([("content-type", "text/plain; charset=utf-8")])
+_METRICS = render_headers([("content-type", "text/plain; version=0.0.4; charset=utf-8")])
+_JSON = render_headers([("content-type", "application/json")])
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """What `/readyz` says: `problem` is why the files as they are now are not the world that is served."""
+
+    ready: bool
+    revision: int
+    workers: int
+    problem: str | None
+    unhealthy_upstreams: tuple[str, ...]
+
+
+class Admin:
+    """Serves GET /metrics, /readyz, /healthz from what the parent knows."""
+
+    def __init__(
+        self,
+        readiness: Callable[[], Awaitable[Readiness]],
+        reports: Callable[[], Awaitable[list[Report]]],
+    ) -> None:
+        self._readiness = readiness
+        self._reports = reports
+        self._server = Server(self._serve, render_plain, Limits())
+
+    async def start(self, listener: socket.socket) -> None:
+        await self._server.start(listener)
+
+    async def stop(self) -> None:
+        await self._server.drain(0.5)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.method not in {"GET", "HEAD"}:
+            exchange.respond(405, _TEXT, b"only GET\n")
+        elif request.path == "/metrics":
+            exchange.respond(200, _METRICS, exposition(CATALOGUE, await self._reports()))
+        elif request.path == "/readyz":
+            readiness = await self._readiness()
+            exchange.respond(200 if readiness.ready else 503, _JSON, msgspec.json.encode(readiness))
+        elif request.path == "/healthz":
+            exchange.respond(200, _TEXT, b"ok\n")
+        else:
+            exchange.respond(404, _TEXT, b"paths here: /metrics /readyz /healthz\n")
+
+
+def render_plain(_path: str, _status: int, message: str) -> tuple[bytes, bytes]:
+    return _TEXT, message.encode() + b"\n"

@@ -1,0 +1,110 @@
+"""admit: who calls, for what, from where, and to which targets the call may go. Nothing goes upstream without it."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from entrepot.errors import Code, Error
+from entrepot.gateway.call import Admission, Call, Occasion
+from entrepot.gateway.routes import Route
+from entrepot.http1.message import Headers
+from entrepot.origin.resolve import Origin
+from entrepot.policy import Decision, Program
+from entrepot.snapshot import Account, Deployment, Snapshot
+from entrepot.wire import body
+from entrepot.wire.problems import redact
+
+
+def authenticate(call: Call, route: Route) -> Account:
+    """The account of the request's key. A path or host that names another account gets what a wrong key gets."""
+    request = call.exchange.request
+    key = credential(request.headers)
+    if key is None:
+        raise Error(Code.MISSING_KEY, "the request carries no key")
+    account = call.snapshot.keys.get(sha256(key.encode("latin-1")).digest())
+    named = route.account or named_by_host(call.snapshot, request.headers)
+    if account is None or (named is not None and named != account.name):
+        raise Error(Code.INVALID_KEY, "the key is not one of this account", subject=redact(key))
+    return account
+
+
+def credential(headers: Headers) -> str | None:
+    """The key, from any of the three headers that SDKs use. Different ones are refused, never picked from."""
+    found = {headers[name] for name in ("api-key", "x-api-key") if name in headers}
+    authorization = headers.get("authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            found.add(token.strip())
+    if len(found) > 1:
+        raise Error(Code.CONFLICTING_CREDENTIALS, "the request carries two different keys; send one")
+    return next(iter(found), None) or None
+
+
+def named_by_host(snapshot: Snapshot, headers: Headers) -> str | None:
+    domain = snapshot.data_domain
+    if domain is None:
+        return None
+    host = headers.get("host", "").lower()
+    host = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return host.removesuffix(domain) if host.endswith(domain) else None
+
+
+def read_body(call: Call) -> None:
+    """Decode the request one level deep: what is decided here is what is sent (`wire.body`)."""
+    call.fields = body.decode(call.exchange.request.body)
+    call.streams = body.is_stream(call.fields)
+
+
+def find_deployment(call: Call, account: Account, route: Route) -> Deployment:
+    """From the path where it has one, else from the body's `model`."""
+    name = route.deployment or body.string_field(call.fields, "model")
+    if not name:
+        raise Error(Code.MODEL_REQUIRED, "you must provide a model parameter", param="model")
+    deployment = account.deployments.get(name)
+    if deployment is None:
+        raise Error(Code.DEPLOYMENT_NOT_FOUND, "no deployment of this name", subject=name)
+    return deployment
+
+
+def admit(call: Call, route: Route) -> Admission:
+    """Raises Error with the refusal. Every candidate is a decision of its own, all taken at this one instant."""
+    account = call.account = authenticate(call, route)
+    read_body(call)
+    deployment = call.deployment = find_deployment(call, account, route)
+    origin = origin_of(call, account)
+    decisions = judge(call.snapshot.program, account, deployment, Occasion(call.at_ms, origin, route.operation))
+    permitted = tuple(c for c, decision in zip(deployment.candidates, decisions, strict=True) if decision.permit)
+    if not permitted:
+        raise refusal(account, decisions)
+    return Admission(origin, permitted, decisions)
+
+
+def origin_of(call: Call, account: Account) -> Origin:
+    snapshot, request = call.snapshot, call.exchange.request
+    return snapshot.origins.resolve(request.peer, request.headers.get(snapshot.origin_header), account.egress)
+
+
+def judge(program: Program, account: Account, deployment: Deployment, occasion: Occasion) -> tuple[Decision, ...]:
+    """One decision per candidate of the deployment, in their order. Pure."""
+    at_ms, origin = occasion.at_ms, occasion.origin
+    mask = (
+        account.timeline.at(at_ms)[0]
+        & program.segment(at_ms)[0]
+        & program.of("origin.territory", origin.territory)
+        & program.of("origin.network", origin.network)
+        & program.of("origin.attested", "true" if origin.attested else "false")
+        & program.of("operation", occasion.operation)
+    )
+    return tuple([program.decide(mask & candidate.mask) for candidate in deployment.candidates])
+
+
+def refusal(account: Account, decisions: tuple[Decision, ...]) -> Error:
+    """What the client learns: the first candidate's deciding rule, by its code and reason, never a name of ours."""
+    if not decisions:
+        return Error(Code.NO_TARGET, "no upstream serves this deployment")
+    told = decisions[0]
+    code = Code.ACCESS_DENIED
+    if told.code == Code.UNSUPPORTED_TERRITORY.label and account.channel == "direct":
+        code = Code.UNSUPPORTED_TERRITORY
+    return Error(code, told.reason.get("en") or "the access policy does not permit this call", name=told.code)

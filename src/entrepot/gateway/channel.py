@@ -1,0 +1,83 @@
+"""What a gateway's parent and its workers say to each other: MessagePack, each message behind its length."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import msgspec
+
+from entrepot.telemetry.metrics import Report
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: compile these files and serve them. The parent has compiled the same bytes already."""
+
+    revision: int
+    files: dict[str, bytes]
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: report."""
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: accept nothing more, finish what is in flight within `timeout_s`, exit."""
+
+    timeout_s: float
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: calls that arrive from now on are decided by this revision."""
+
+    revision: int
+
+
+class Rejected(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: the revision did not compile here; the one before stays."""
+
+    revision: int
+    problem: str
+
+
+class Status(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: the answer to `Ask`."""
+
+    revision: int
+    connections: int
+    unhealthy: tuple[str, ...]
+    report: Report
+
+
+Message = Load | Ask | Drain | Loaded | Rejected | Status
+
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+class Channel:
+    """One end. `receive` returns None when the other end has gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, sock: socket.socket) -> Channel:
+        return cls(*await asyncio.open_connection(sock=sock))
+
+    async def send(self, message: Message) -> None:
+        data = msgspec.msgpack.encode(message)
+        self._writer.write(len(data).to_bytes(4, "big") + data)
+        await self._writer.drain()
+
+    async def receive(self) -> Message | None:
+        try:
+            length = int.from_bytes(await self._reader.readexactly(4), "big")
+            data = await self._reader.readexactly(length)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        message: Message = _decoder.decode(data)
+        return message
+
+    def close(self) -> None:
+        self._writer.close()

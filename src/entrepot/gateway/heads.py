@@ -1,0 +1,25 @@
+"""Header blocks of answers: ours, and the few of an upstream's that are relayed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from entrepot.gateway.ids import as_openai
+from entrepot.http1.message import render_headers
+from entrepot.wire.forms import Form
+from entrepot.wire.headers import relayed
+
+if TYPE_CHECKING:
+    from entrepot.gateway.call import Call
+    from entrepot.gateway.dispatch import Answer
+
+
+def id_head(call: Call) -> bytes:
+    """`x-request-id` in the form's own spelling, and `apim-request-id`: on every answer."""
+    request_id = as_openai(call.id) if call.form is Form.OPENAI else call.id
+    return f"x-request-id: {request_id}\r\napim-request-id: {call.id}\r\n".encode()
+
+
+def answer_head(call: Call, answer: Answer) -> bytes:
+    """For an upstream's answer: ids, the region that processed it, and the upstream's headers that may pass."""
+    return id_head(call) + answer.candidate.region_head + render_headers(relayed(answer.response.headers))

@@ -1,0 +1,41 @@
+"""The metrics of a gateway: every name, with what it counts. `docs/metrics.md` explains how to read them."""
+
+from __future__ import annotations
+
+from entrepot.telemetry.metrics import Description
+
+CATALOGUE = {
+    "entrepot_calls_total": Description(
+        "counter",
+        "Requests answered, by operation, outcome (served, refused, failed, cut, client_gone) and HTTP status.",
+        ("operation", "outcome", "status"),
+    ),
+    "entrepot_errors_total": Description(
+        "counter",
+        "Errors given to clients, by the code of docs/errors.md.",
+        ("code",),
+    ),
+    "entrepot_attempts_total": Description(
+        "counter",
+        "Tries at upstreams, by upstream and result (answered, failed, abandoned).",
+        ("upstream", "result"),
+    ),
+    "entrepot_tokens_total": Description(
+        "counter",
+        "Tokens that upstreams reported, by upstream and direction (prompt, completion).",
+        ("upstream", "direction"),
+    ),
+    "entrepot_call_seconds": Description(
+        "histogram",
+        "From the complete request to the end of its answer, admitted calls only, by operation.",
+        ("operation",),
+    ),
+    "entrepot_connections": Description("gauge", "Client connections open now."),
+    "entrepot_upstream_healthy": Description("gauge", "Workers that find the upstream in good health.", ("upstream",)),
+    "entrepot_world_revision": Description("gauge", "Revision of the world that is served.", (), "max"),
+    "entrepot_world_invalid": Description(
+        "gauge", "1 while the world's files do not compile and an older revision is served.", (), "max"
+    ),
+    "entrepot_workers": Description("gauge", "Workers that serve."),
+    "entrepot_worker_restarts_total": Description("counter", "Workers that ended unasked and were started again."),
+}

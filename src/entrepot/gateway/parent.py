@@ -1,0 +1,162 @@
+"""The parent of a gateway: owns the listening sockets and the world's files; starts, feeds and stops the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from entrepot.config import Config
+from entrepot.gateway.admin import Admin, Readiness
+from entrepot.gateway.channel import Load
+from entrepot.gateway.hand import Hand
+from entrepot.gateway.metrics import CATALOGUE
+from entrepot.gateway.watch import edits
+from entrepot.resources.folder import Mark, fingerprint, read_world
+from entrepot.resources.problems import WorldInvalid
+from entrepot.snapshot import Snapshot, compile_files
+from entrepot.telemetry.metrics import Metrics, Report
+
+log = logging.getLogger(__name__)
+
+
+class Parent:
+    """Runs a gateway over a world's folder until SIGTERM or Ctrl-C. Construct, then `run` once."""
+
+    def __init__(self, folder: Path, config: Config, workers: int | None = None) -> None:
+        self._folder = folder
+        self._config = config
+        self._workers = workers
+        self._metrics = Metrics(CATALOGUE)
+        self._hands: list[Hand] = []
+        self._load = Load(0, {})
+        self._problem: str | None = None
+        self._stopping = asyncio.Event()
+        self._progress = asyncio.Event()
+
+    async def run(self, ready: Callable[[str, str], None]) -> None:
+        """Raises WorldInvalid before anything is opened. `ready` gets the data and admin URLs once calls are served."""
+        files = read_world(self._folder)
+        mark = fingerprint(self._folder, files)
+        snapshot = await self._take(files)
+        gateway = snapshot.gateway
+        listeners = listening(gateway.listen, self._workers or gateway.workers)
+        admin_listener = listening(gateway.admin_listen, 1)[0]
+        self._hands = [Hand(listener, self._progress.set) for listener in listeners]
+        self._signals()
+        admin = Admin(self.readiness, self.reports)
+        await admin.start(admin_listener)
+        tasks = [asyncio.create_task(hand.keep(lambda: self._load)) for hand in self._hands]
+        tasks.append(asyncio.create_task(self._watch(mark)))
+        try:
+            await self._until_served()
+            if not self._stopping.is_set():
+                scheme = "https" if gateway.tls else "http"
+                ready(f"{scheme}://{address(listeners[0])}", f"http://{address(admin_listener)}")
+            await self._until_stopped(tasks)
+        finally:
+            for listener in listeners:
+                listener.close()
+            await asyncio.gather(*(hand.stop(gateway.limits.drain_s) for hand in self._hands))
+            for task in tasks:
+                task.cancel()
+            await admin.stop()
+
+    async def readiness(self) -> Readiness:
+        statuses = [status for hand in self._hands if (status := await hand.status()) is not None]
+        serving = [status for status in statuses if status.revision]
+        problem = self._problem or next((hand.problem for hand in self._hands if hand.problem), None)
+        return Readiness(
+            ready=len(serving) == len(self._hands) and not self._stopping.is_set(),
+            revision=min((status.revision for status in serving), default=0),
+            workers=len(serving),
+            problem=problem,
+            unhealthy_upstreams=tuple(sorted({name for status in serving for name in status.unhealthy})),
+        )
+
+    async def reports(self) -> list[Report]:
+        """The counts of all workers and of the parent itself."""
+        statuses = [status for hand in self._hands if (status := await hand.status()) is not None]
+        metrics = self._metrics
+        metrics.set("entrepot_workers", len(statuses))
+        metrics.set("entrepot_world_revision", min((s.revision for s in statuses), default=0))
+        metrics.set("entrepot_world_invalid", self._problem is not None)
+        metrics.set("entrepot_worker_restarts_total", sum(hand.restarts for hand in self._hands))
+        return [metrics.report(), *(status.report for status in statuses)]
+
+    async def reload(self) -> None:
+        """Read the files and serve them; files that do not compile change nothing but `problem`."""
+        try:
+            await self._take(read_world(self._folder))
+        except (WorldInvalid, OSError) as error:
+            self._problem = str(error)
+            log.error("world is invalid; the one before stays", extra={"fields": {"problem": str(error)}})
+            return
+        self._problem = None
+        log.info("world loaded", extra={"fields": {"revision": self._load.revision}})
+        for hand in self._hands:
+            await hand.load(self._load)
+
+    async def _take(self, files: dict[str, bytes]) -> Snapshot:
+        # Compiled here first, so that no worker ever sees a world that does not compile.
+        snapshot = await asyncio.to_thread(compile_files, files, self._config)
+        self._load = Load(self._load.revision + 1, files)
+        return snapshot
+
+    async def _watch(self, served: Mark) -> None:
+        async for _ in edits(self._folder, lambda: self._load.files, served):
+            await self.reload()
+
+    async def _until_served(self) -> None:
+        while not self._stopping.is_set() and any(hand.revision == 0 for hand in self._hands):
+            self._progress.clear()
+            problem = next((hand.problem for hand in self._hands if hand.problem), None)
+            if problem is not None:
+                raise RuntimeError(f"a worker cannot serve this world: {problem}")
+            await self._progress.wait()
+
+    async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> None:
+        stopped = asyncio.create_task(self._stopping.wait())
+        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # a background task ends only by failing; that must be seen
+        stopped.cancel()
+
+    def _signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self.reload()))
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop)
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():  # asked twice: at once
+            for hand in self._hands:
+                hand.kill()
+        self._stopping.set()
+        self._progress.set()
+
+
+def listening(where: str, count: int) -> list[socket.socket]:
+    """`count` sockets on one address; with several, the kernel spreads connections over them (SO_REUSEPORT)."""
+    host, _, port = where.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sockets: list[socket.socket] = []
+    for _ in range(count):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if count > 1:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, sockets[0].getsockname()[1] if sockets else int(port)))
+        sock.listen(1024)
+        sock.setblocking(False)
+        sockets.append(sock)
+    return sockets
+
+
+def address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,91 @@
+"""serve: one client request from its first byte to its settlement. Start reading the data plane here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from entrepot.errors import Code, Error
+from entrepot.gateway import local, routes
+from entrepot.gateway.admit import admit
+from entrepot.gateway.call import Call
+from entrepot.gateway.dispatch import dispatch
+from entrepot.gateway.heads import id_head
+from entrepot.gateway.ids import Ids
+from entrepot.gateway.relay import relay
+from entrepot.gateway.settle import settle
+from entrepot.gateway.upstreams import Lines, Upstreams
+from entrepot.http1.server import Exchange
+from entrepot.snapshot import Snapshot
+from entrepot.telemetry.metrics import Metrics
+from entrepot.wire import body
+from entrepot.wire.forms import form_of
+from entrepot.wire.problems import headers_for, render
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970 in UTC."""
+    return time.time_ns() // 1_000_000
+
+
+class Gateway:
+    """The data plane of one worker. `adopt` swaps the snapshot; a call keeps the one that it began with.
+
+    `clock_ms` is the time by which rules and approvals are in force.
+    """
+
+    def __init__(self, metrics: Metrics, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
+        self._clock_ms = clock_ms
+        self._metrics = metrics
+        self._upstreams = Upstreams()
+        self._ids = Ids()
+        self._in_force: tuple[Snapshot, Lines] | None = None
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        self._in_force = (snapshot, self._upstreams.adopt(snapshot))
+
+    def healthy(self) -> dict[str, bool]:
+        """Each upstream's name, and whether this worker finds it in good health."""
+        return self._upstreams.healthy()
+
+    async def close(self) -> None:
+        await self._upstreams.close()
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one request. CancelledError means that the client has gone; it is settled and goes on up."""
+        if self._in_force is None:
+            raise Error(Code.NOT_READY, "no world is loaded yet")
+        snapshot, lines = self._in_force
+        call = Call(exchange, snapshot, lines, self._ids.next(), self._clock_ms())
+        try:
+            await self._answer(call)
+        except Error as error:
+            fail(call, error)
+        except asyncio.CancelledError:
+            call.client_gone = True
+            raise
+        finally:
+            settle(call, self._metrics)
+
+    async def _answer(self, call: Call) -> None:
+        request = call.exchange.request
+        call.form = form_of(request.path)
+        route = call.route = routes.route(request.method, request.path, request.query)
+        call.operation = route.operation
+        if route.operation in local.OPERATIONS:
+            local.answer(call, route)
+            return
+        admission = call.admission = admit(call, route)
+        if call.streams and route.operation != "embeddings":
+            call.usage_asked = body.ask_for_usage(call.fields)
+        answer = await dispatch(call, admission)
+        await relay(call, answer)
+
+
+def fail(call: Call, error: Error) -> None:
+    """Word the error in the path's form. Every error before the first relayed byte ends here."""
+    call.error = error
+    call.status = error.code.status
+    head = id_head(call) + headers_for(error)
+    call.exchange.respond(call.status, head, render(error, call.form, decision_id=call.id))

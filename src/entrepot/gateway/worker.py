@@ -1,0 +1,116 @@
+"""A worker: one event loop that serves one listening socket, told by its parent what to serve and when to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import ssl
+import sys
+
+import uvloop
+
+from entrepot.config import Config
+from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Rejected, Status
+from entrepot.gateway.metrics import CATALOGUE
+from entrepot.gateway.serve import Gateway
+from entrepot.http1.server import Server
+from entrepot.resources.problems import WorldInvalid
+from entrepot.snapshot import Snapshot, compile_files
+from entrepot.telemetry.log import log_to_stderr
+from entrepot.telemetry.metrics import Metrics
+from entrepot.wire.problems import render_status
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Serves from the first `Load` on; ends on `Drain`, or when the parent has gone."""
+
+    def __init__(self, channel: Channel, listener: socket.socket, config: Config) -> None:
+        self._channel = channel
+        self._listener = listener
+        self._config = config
+        self._metrics = Metrics(CATALOGUE)
+        self._gateway = Gateway(self._metrics)
+        self._server: Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._revision = 0
+
+    async def run(self) -> None:
+        timeout_s = 0.0
+        while (message := await self._channel.receive()) is not None:
+            match message:
+                case Load():
+                    await self._load(message)
+                case Ask():
+                    await self._channel.send(self._status())
+                case Drain():
+                    timeout_s = message.timeout_s
+                    break
+                case _:
+                    raise RuntimeError(f"a worker has no use for {type(message).__name__}")
+        if self._server is not None:
+            await self._server.drain(timeout_s)
+        await self._gateway.close()
+
+    async def _load(self, message: Load) -> None:
+        try:
+            # Compiled beside the loop: calls go on meanwhile, under the snapshot before.
+            snapshot = await asyncio.to_thread(compile_files, message.files, self._config)
+            await self._serve(snapshot)
+        except (WorldInvalid, OSError, ValueError) as error:
+            await self._channel.send(Rejected(message.revision, str(error)))
+            return
+        self._revision = message.revision
+        gc.freeze()  # a snapshot lives long; the collector need not walk it
+        await self._channel.send(Loaded(message.revision))
+
+    async def _serve(self, snapshot: Snapshot) -> None:
+        tls = snapshot.gateway.tls
+        if tls is not None:
+            self._tls = self._tls or server_tls()
+            self._tls.load_cert_chain(tls.certificate, tls.key)
+        self._gateway.adopt(snapshot)
+        if self._server is None:
+            self._server = Server(self._gateway.serve, render_status, snapshot.gateway.limits)
+            await self._server.start(self._listener, self._tls)
+
+    def _status(self) -> Status:
+        healthy = self._gateway.healthy()
+        for upstream, good in healthy.items():
+            self._metrics.set("entrepot_upstream_healthy", good, (upstream,))
+        connections = self._server.connections if self._server else 0
+        self._metrics.set("entrepot_connections", connections)
+        unhealthy = tuple(name for name, good in healthy.items() if not good)
+        return Status(self._revision, connections, unhealthy, self._metrics.report())
+
+
+def server_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+async def work(control: socket.socket, listener: socket.socket, config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    # Ctrl-C and a reload reach the whole process group; the parent decides what they mean for its workers.
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        loop.add_signal_handler(signum, lambda: None)
+    await Worker(await Channel.over(control), listener, config).run()
+
+
+def main() -> None:
+    """`python -m entrepot.gateway.worker CONTROL_FD LISTENER_FD`: started by the parent only."""
+    log_to_stderr()
+    control, listener = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:3])
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work(control, listener, Config.load()))
+
+
+if __name__ == "__main__":
+    main()
