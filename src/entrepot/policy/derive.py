@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from entrepot.policy.membership import member
+from entrepot.policy.membership import listing, member
 from entrepot.resources.model import Account, Organization
 
 Facts = dict[str, str | frozenset[str]]
@@ -70,8 +70,8 @@ def target_facts(target: Target) -> Facts:
 
 def within_residency(residency: Iterable[str], territory: str, zones: Iterable[str]) -> bool:
     """Whether a target is where the account's inference may run; an unknown place is not. No residency: anywhere."""
-    allowed = frozenset(residency)
-    return not allowed or bool(allowed.intersection(zones)) or member(territory, allowed) is True
+    allowed = listing(residency)
+    return not allowed.values or not allowed.values.isdisjoint(zones) or member(territory, allowed) is True
 
 
 def _kyc(organization: Organization, at_ms: int) -> str:

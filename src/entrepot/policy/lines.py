@@ -6,6 +6,9 @@ A best effort for messages only: nothing that decides depends on a line.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
@@ -21,12 +24,17 @@ class Block(NamedTuple):
 class Lines:
     def __init__(self, text: str) -> None:
         self._lines = text.splitlines()
-        found = ((at, _HEADER.match(line)) for at, line in enumerate(self._lines, 1))
-        self._headers = [(at, match[2].replace('"', "").replace("'", "")) for at, match in found if match]
+        self._starts: dict[str, list[int]] = {}
+        self._headers: list[tuple[int, str]] = []
+        for at, line in enumerate(self._lines, 1):
+            if match := _HEADER.match(line):
+                name = match[2].replace('"', "").replace("'", "")
+                self._starts.setdefault(name, []).append(at)
+                self._headers.append((at, name))
 
     def nth(self, header: str, index: int) -> Block | None:
         """The block of the `index`-th `[[header]]`, sub-tables included."""
-        starts = [at for at, name in self._headers if name == header]
+        starts = self._starts.get(header, [])
         return self._block(starts[index], header) if index < len(starts) else None
 
     def named(self, header: str) -> Block | None:
@@ -44,5 +52,6 @@ class Lines:
         return block.first
 
     def _block(self, first: int, header: str) -> Block:
-        later = (at for at, name in self._headers if at > first and not name.startswith(f"{header}."))
+        after = islice(self._headers, bisect_right(self._headers, first, key=itemgetter(0)), None)
+        later = (at for at, name in after if not name.startswith(f"{header}."))
         return Block(first, next(later, len(self._lines) + 1) - 1)

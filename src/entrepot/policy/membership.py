@@ -9,29 +9,39 @@ from entrepot.resources.model import UNKNOWN
 from entrepot.resources.territories import country_of
 
 
+class Listing(NamedTuple):
+    """Listed values, and for territories the countries that parts are listed of."""
+
+    values: frozenset[str]
+    parts: frozenset[str]
+
+
 class Group(NamedTuple):
     """A reference as written, `@s` or `@!s`, and the members of `s` in the time at hand."""
 
     reference: str
-    members: frozenset[str]
+    members: Listing
 
     @property
     def negated(self) -> bool:
         return self.reference.startswith("@!")
 
 
-def member(value: str, members: frozenset[str]) -> bool | None:
+def listing(values: Iterable[str]) -> Listing:
+    found = frozenset(values)
+    return Listing(found, frozenset(country_of(value) for value in found if "-" in value))
+
+
+def member(value: str, listed: Listing) -> bool | None:
     """Whether a territory is in a set: `UA-43` is where `UA` or `UA-43` is listed.
 
     `UA` where only a part of it is listed cannot be told: the call may come from that part.
     """
     if value == UNKNOWN:
         return None
-    if value in members or country_of(value) in members:
+    if value in listed.values or ("-" in value and country_of(value) in listed.values):
         return True
-    if "-" not in value and any(country_of(listed) == value for listed in members if "-" in listed):
-        return None
-    return False
+    return None if value in listed.parts else False
 
 
 def one_of(outcomes: Iterable[bool | None]) -> bool | None:

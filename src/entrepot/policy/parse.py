@@ -51,7 +51,8 @@ def _read(source: PackSource, problems: list[Problem]) -> _Draft | None:
         what = f"not TOML: {_AT_LINE.sub('', str(error)).strip().lower()}"
         problems.append(Problem(source.name, what, "mend the syntax", int(at[1]) if at else None))
         return None
-    return _pack(Table(raw, source.name, Lines(text), problems), Lines(text))
+    lines = Lines(text)
+    return _pack(Table(raw, source.name, lines, problems), lines)
 
 
 def _pack(top: Table, lines: Lines) -> _Draft | None:

@@ -28,8 +28,9 @@ def release_of(packs: Sequence[Pack]) -> str:
 
 def _pack(pack: Pack) -> dict[str, Any]:
     plain: dict[str, Any] = _without_places(msgspec.to_builtins(pack))
-    for key in ("sets", "rules", "cases"):
-        plain[key] = sorted(plain[key], key=lambda each: json.dumps(each, sort_keys=True))
+    plain["sets"] = sorted(plain["sets"], key=lambda each: str(each["name"]))
+    plain["rules"] = sorted(plain["rules"], key=lambda each: str(each["id"]))
+    plain["cases"] = sorted(plain["cases"], key=lambda each: json.dumps(each, sort_keys=True))
     return plain
 
 

@@ -18,13 +18,14 @@ from entrepot.resources.territories import CODES, country_of, normalise_territor
 Asks = tuple[tuple[Atom, ...], int]
 
 
-def asks_of(fact: str, terms: Iterable[Term]) -> list[Asks]:
-    found: dict[tuple[Atom, ...], int] = {}
+def asks_of(terms: Iterable[Term]) -> dict[str, list[Asks]]:
+    """What is asked of each fact, and by which terms."""
+    found: dict[str, dict[tuple[Atom, ...], int]] = {}
     for at, term in enumerate(terms):
-        for name, atoms in term.asks:
-            if name == fact:
-                found[atoms] = found.get(atoms, 0) | 1 << at
-    return list(found.items())
+        for fact, atoms in term.asks:
+            bits = found.setdefault(fact, {})
+            bits[atoms] = bits.get(atoms, 0) | 1 << at
+    return {fact: list(asks.items()) for fact, asks in found.items()}
 
 
 class Table(dict[str, int]):
@@ -77,7 +78,7 @@ def _mentions(fact: Fact, asks: list[Asks]) -> dict[str, list[Asks]]:
     found: dict[str, dict[int, Asks]] = {}
     for at, ask in enumerate(asks):
         for atom in ask[0]:
-            for value in atom.literals.union(*(group.members for group in atom.groups)):
+            for value in atom.literals.values.union(*(group.members.values for group in atom.groups)):
                 found.setdefault(value, {})[at] = ask
                 if fact.kind == "territory":
                     found.setdefault(country_of(value), {})[at] = ask
@@ -93,8 +94,8 @@ def _holds(fact: Fact, atom: Atom, value: str) -> bool:
         groups = (_turn(group, member(value, group.members)) for group in atom.groups)
     else:
         known = None if value == UNKNOWN else True
-        literal = known and value in atom.literals
-        groups = (_turn(group, known and value in group.members) for group in atom.groups)
+        literal = known and value in atom.literals.values
+        groups = (_turn(group, known and value in group.members.values) for group in atom.groups)
     return decided_by(atom, one_of((literal, *groups)), unknown=value == UNKNOWN)
 
 
@@ -135,13 +136,13 @@ class SetTable:
 def _intersects(atom: Atom, values: frozenset[str]) -> bool:
     """`@s`: some member is in s; `@!s`: no member is in s."""
     maybe = None if UNKNOWN in values else False
-    literal = bool(values & atom.literals) or (maybe if atom.literals else False)
-    groups = (_turn(group, bool(values & group.members) or maybe) for group in atom.groups)
+    literal = bool(values & atom.literals.values) or (maybe if atom.literals.values else False)
+    groups = (_turn(group, bool(values & group.members.values) or maybe) for group in atom.groups)
     return decided_by(atom, one_of((literal, *groups)), unknown=False)
 
 
 class OwnedTable:
-    """The rows of an ownership fact."""
+    """The rows of an ownership fact. Each ask is about one set; a term may have several."""
 
     def __init__(self, fact: Fact, asks: list[Asks], full: int) -> None:
         self._fact = fact
@@ -152,7 +153,7 @@ class OwnedTable:
         row = self._full
         for atoms, bits in self.asks:
             if not all(self._reached(atom, holding) for atom in atoms):
-                row ^= bits
+                row &= ~bits
         return row
 
     def _reached(self, atom: Atom, holding: Holding) -> bool:

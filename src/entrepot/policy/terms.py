@@ -10,8 +10,9 @@ from itertools import pairwise, product
 from typing import NamedTuple
 
 from entrepot.policy.conditions import is_reference, set_name
-from entrepot.policy.membership import Group
+from entrepot.policy.membership import Group, Listing, listing
 from entrepot.policy.model import Condition, Rule, Set, in_effect
+from entrepot.policy.ownership import THRESHOLDS
 from entrepot.resources.model import UNKNOWN
 
 
@@ -19,7 +20,7 @@ class Atom(NamedTuple):
     """One condition, ready to be asked. `refusing`: what cannot be told is taken to hold. `negated` turns it over."""
 
     fact: str
-    literals: frozenset[str]
+    literals: Listing
     groups: tuple[Group, ...]
     names_unknown: bool
     refusing: bool
@@ -41,20 +42,19 @@ class Sets:
     def __init__(self, sets: Iterable[Set]) -> None:
         self._sets = {each.name: each for each in sets}
         self._cuts = {name: _cuts(each) for name, each in self._sets.items()}
-        self._known: dict[tuple[str, int | None], frozenset[str]] = {}
+        self._known: dict[tuple[str, int | None], Listing] = {}
 
     def cuts(self, name: str) -> frozenset[int]:
         return self._cuts[name]
 
-    def members(self, name: str, at_ms: int | None) -> frozenset[str]:
+    def members(self, name: str, at_ms: int | None) -> Listing:
         """`at_ms` None: before every cut."""
         key = name, max((cut for cut in self._cuts[name] if at_ms is not None and cut <= at_ms), default=None)
         if key not in self._known:
             found = self._sets[name]
-            self._known[key] = (
-                frozenset(one.value for one in found.members if _holds(one.from_ms, one.until_ms, at_ms))
-                if _holds(found.from_ms, found.until_ms, at_ms)
-                else frozenset()
+            alive = _holds(found.from_ms, found.until_ms, at_ms)
+            self._known[key] = listing(
+                one.value for one in found.members if alive and _holds(one.from_ms, one.until_ms, at_ms)
             )
         return self._known[key]
 
@@ -125,7 +125,7 @@ def _alternatives(rule: Rule, sets: Sets, at_ms: int | None) -> Iterator[tuple[t
 def _atom(condition: Condition, sets: Sets, at_ms: int | None, *, refusing: bool, negated: bool = False) -> Atom:
     return Atom(
         condition.fact,
-        frozenset(value for value in condition.values if not is_reference(value) and value != UNKNOWN),
+        listing(value for value in condition.values if not is_reference(value) and value != UNKNOWN),
         tuple(Group(value, sets.members(set_name(value), at_ms)) for value in condition.values if is_reference(value)),
         UNKNOWN in condition.values,
         refusing,
@@ -134,10 +134,12 @@ def _atom(condition: Condition, sets: Sets, at_ms: int | None, *, refusing: bool
 
 
 def _by_fact(atoms: Iterable[Atom]) -> tuple[tuple[str, tuple[Atom, ...]], ...]:
-    found: dict[str, dict[Atom, None]] = {}
+    """Ownership is asked set by set: what one set holds says nothing about what another does."""
+    found: dict[tuple[str, str], dict[Atom, None]] = {}
     for atom in atoms:
-        found.setdefault(atom.fact, {})[atom] = None
-    return tuple((fact, tuple(found[fact])) for fact in sorted(found))
+        pool = atom.groups[0].reference if atom.fact in THRESHOLDS else ""
+        found.setdefault((atom.fact, pool), {})[atom] = None
+    return tuple((fact, tuple(found[fact, pool])) for fact, pool in sorted(found))
 
 
 def decided_by(atom: Atom, outcome: bool | None, *, unknown: bool) -> bool:
