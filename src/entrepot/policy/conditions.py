@@ -20,6 +20,10 @@ def is_reference(value: str) -> bool:
     return value.startswith("@")
 
 
+def is_literal(value: str) -> bool:
+    return not is_reference(value) and value != UNKNOWN
+
+
 def set_name(reference: str) -> str:
     """`s` of `@s` and of `@!s`."""
     return reference.removeprefix("@").removeprefix("!")
@@ -106,7 +110,7 @@ def check_territory(table: Table, text: str) -> None:
 
 
 def _check_owned(table: Table, fact: Fact, texts: list[str]) -> None:
-    if sum(map(is_reference, texts)) != 1:
+    if sum(map(is_reference, texts)) != 1 and not set(filter(is_literal, texts)):
         fix = "name exactly one set: owners from it are counted together"
         table.problem(f"`{fact.name}` does not name one set", fix, fact.name, fact.name.rpartition(".")[2])
 
@@ -132,3 +136,4 @@ def _check_members(table: Table, fact: Fact, reference: str, found: Set) -> None
         if member.value not in domain(fact):
             what = f"`{reference}` holds `{member.value}`, which is no value of `{fact.name}`"
             table.problem(what, suggest(member.value, domain(fact)), reference)
+            return
