@@ -43,7 +43,7 @@ class Error(Exception):
     """A failure that a client may see: `code` decides the status, `message` is for the client and holds no secret.
 
     `name` replaces the code's label where a rule of the access policy chose its own; `param` names the request's field;
-    `subject` is what the real services quote: the model, `METHOD /path`, or the redacted key;
+    `subject` is what the answer quotes: the model, `METHOD /path`, the redacted key, or the methods that are allowed;
     `retry_after_s` is in whole seconds, at least 1.
     """
 

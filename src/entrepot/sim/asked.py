@@ -76,8 +76,9 @@ def place_of(request: Request, api: Api | None) -> Place:
         raise missing
     if lists == (deployment is not None) and form is Form.AZURE:
         raise missing
-    if method != ("GET" if lists else "POST"):
-        raise Error(Code.METHOD_NOT_ALLOWED, f"not allowed to {method} on {path}")
+    allowed = "GET" if lists else "POST"
+    if method != allowed:
+        raise Error(Code.METHOD_NOT_ALLOWED, f"not allowed to {method} on {path}", subject=allowed)
     return Place(form, operation, deployment)
 
 

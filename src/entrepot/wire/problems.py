@@ -168,6 +168,8 @@ def headers_for(error: Error) -> bytes:
     code = error.code
     if code.status < 500 and code not in _RETRIED:
         lines.append(b"x-should-retry: false\r\n")
+    if code is Code.METHOD_NOT_ALLOWED and error.subject is not None:
+        lines.append(b"allow: %b\r\n" % error.subject.encode("ascii"))
     if code.status == 401:
         lines.append(b"www-authenticate: Bearer\r\n")
     if error.retry_after_s is not None:
