@@ -55,16 +55,15 @@ def _read(source: PackSource, problems: list[Problem]) -> _Draft | None:
     return _pack(Table(raw, source.name, lines, problems), lines)
 
 
-def _pack(top: Table, lines: Lines) -> _Draft | None:
+def _pack(top: Table, lines: Lines) -> _Draft:
     top.only("pack", "set", "rule", "case")
     head = top.raw.get("pack")
     if not isinstance(head, dict):
         top.problem("`[pack]` is missing", 'begin the file with `[pack]` and `id = "…"`')
-        return None
-    table = top.inside(head, "pack", lines.named("pack"))
+    table = top.inside(head if isinstance(head, dict) else {}, "pack", lines.named("pack"))
     table.only("id", "owner", "source", "about", "as_of", "review")
     tables = {("pack", 0): table}
-    name = read_id(table)
+    name = read_id(table) if isinstance(head, dict) else ""
     return _Draft(
         Pack(
             id=name,
