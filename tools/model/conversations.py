@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,9 @@ class Author:
         return word.capitalize() if self._random.random() < 0.4 else word
 
     def _vary(self, question: str) -> str:
+        asked = re.fullmatch(r"What (is|are) (.+)\?", question)
+        if asked and self._random.random() < 0.2:
+            question = self._random.choice(self._other["frames"]).format(verb=asked[1], thing=asked[2])
         if self._random.random() < 0.12:
             question = self._random.choice(self._other["before"]) + question
         if self._random.random() < 0.12:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +26,15 @@ from torch.nn import functional as F  # type: ignore[import-not-found]  # noqa: 
 Weights = dict[str, Any]
 SEED = 20240709
 OUT = Path(__file__).parents[2] / "src" / "entrepot" / "demo_model" / "entrepot-tiny.gguf"
-ROW = 512  # tokens in a training row; the last tenth of the steps uses the whole context
-ROWS = 4
+BATCH = 2048  # tokens in a step
+LENGTHS = (
+    (0.7, 256),
+    (0.9, 512),
+    (1.0, 1024),
+)  # tokens in a row, up to which share of the steps; short rows are cheaper
 PEAK = 2.5e-3
+EXCERPTS = 0.6  # share of the conversations whose last answer is cut, and after how many tokens
+EXCERPT = 10
 IGNORE = -100
 
 
@@ -95,15 +102,24 @@ def encode(tokenizer: Tokenizer, turns: list[tuple[str, str]]) -> tuple[list[int
     return ids, targets
 
 
-def batches(tokenizer: Tokenizer, author: Author, steps: int, context: int) -> Iterator[tuple[Any, Any]]:
+def excerpt(ids: list[int], targets: list[int]) -> tuple[list[int], list[int]]:
+    """A conversation up to the first words of its last answer: which answer to give is the hard part."""
+    said = len(ids) - 1 - ids[::-1].index(ASSISTANT)
+    return ids[: said + 1 + EXCERPT], targets[: said + 1 + EXCERPT]
+
+
+def batches(tokenizer: Tokenizer, author: Author, steps: int) -> Iterator[tuple[Any, Any]]:
+    chance = random.Random(SEED)
     for step in range(steps):
-        row = ROW if step < 0.9 * steps else context
+        row = next(length for share, length in LENGTHS if step < share * steps)
         rows = []
-        for _ in range(ROWS * ROW // row):
+        for _ in range(BATCH // row):
             ids: list[int] = []
             targets: list[int] = []
             while len(ids) <= row:
                 more_ids, more_targets = encode(tokenizer, author.conversation())
+                if ASSISTANT in more_ids and chance.random() < EXCERPTS:
+                    more_ids, more_targets = excerpt(more_ids, more_targets)
                 ids += more_ids
                 targets += more_targets
             rows.append((ids[:row], targets[1 : row + 1]))
@@ -116,7 +132,7 @@ def train(w: Weights, shape: Shape, tokenizer: Tokenizer, author: Author, steps:
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98), fused=True)
     began = time.monotonic()
-    for step, (ids, targets) in enumerate(batches(tokenizer, author, steps, shape.context)):
+    for step, (ids, targets) in enumerate(batches(tokenizer, author, steps)):
         rate = PEAK * min(1, (step + 1) / 40) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -134,7 +150,7 @@ def train(w: Weights, shape: Shape, tokenizer: Tokenizer, author: Author, steps:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("out", nargs="?", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=620)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
