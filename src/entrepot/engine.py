@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
@@ -98,11 +98,10 @@ class Engine:
     def _await_health(self, deadline: float) -> None:
         while True:
             connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
-            with suppress(OSError, http.client.HTTPException):
+            with closing(connection), suppress(OSError, http.client.HTTPException):
                 connection.request("GET", "/health")
                 if connection.getresponse().status == 200:
                     return
-            connection.close()
             if time.monotonic() > deadline or not self.running:
                 raise TimeoutError("engine is not healthy")
             time.sleep(0.02)
