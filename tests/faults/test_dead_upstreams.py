@@ -1,4 +1,4 @@
-"""Upstreams that refuse, hang, drip, cut and reset: a call ends in the right fault, in time, and leaves nothing open."""
+"""Upstreams that refuse, hang, drip, cut, reset: a call ends in the right fault, in time, and leaves nothing open."""
 
 from __future__ import annotations
 

@@ -407,7 +407,10 @@ def test_close_ends_everything() -> None:
     run(main())
 
 
-def test_slow_consumer_slows_the_upstream_in_bounded_memory() -> None:
+@pytest.mark.parametrize("secure", [False, True])
+def test_slow_consumer_slows_the_upstream_in_bounded_memory(tmp_path: Path, secure: bool) -> None:
+    server, ca_file = authority_files(tmp_path) if secure else (None, "")
+
     async def main() -> None:
         block = b"x" * 65536
         sent = 0
@@ -421,7 +424,8 @@ def test_slow_consumer_slows_the_upstream_in_bounded_memory() -> None:
                 sent += len(block)
 
         received = 0
-        async with upstream(serve) as (port, _), pool(port, timeouts={"idle_s": 0.15}) as made:
+        tls = client_tls(ca_file) if secure else None
+        async with upstream(serve, server) as (port, _), pool(port, tls=tls, timeouts={"idle_s": 0.15}) as made:
             response = await post(made)
 
             def sink(data: bytes) -> None:

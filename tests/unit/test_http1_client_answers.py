@@ -72,7 +72,7 @@ class Line:
         self.connection = Connection(self.owner, self.loop)
         self.connection.connection_made(self.wire)  # type: ignore[arg-type]
         self.connection.without_body = method == "HEAD"
-        self.response = self.connection.begin(b"request", 1.0, 1.0)
+        self.response, _ = self.connection.begin(b"request", 1.0, 1.0)
 
     def feed(self, *blocks: bytes) -> None:
         for block in blocks:
@@ -338,11 +338,11 @@ def test_second_exchange_starts_anew(line: Any) -> None:
     for _ in range(30):
         one.feed(answer(status=b"HTTP/1.1 102 x") * 5 + answer(CHUNKED[:-2], b"x: y", body=b"0\r\n"), b"\r\n")
         assert one.result() == (200, b"")
-        one.response = one.connection.begin(b"request", 1.0, 1.0)
+        one.response, _ = one.connection.begin(b"request", 1.0, 1.0)
         one.feed(answer(b"content-length: 1", body=b"a"))
         assert one.result() == (200, b"a")
         assert one.response.headers == {"content-length": "1"}
-        one.response = one.connection.begin(b"request", 1.0, 1.0)
+        one.response, _ = one.connection.begin(b"request", 1.0, 1.0)
 
 
 def test_connection_with_unsent_request_is_not_kept(line: Any) -> None:

@@ -79,26 +79,34 @@ class Pool:
         request = b"%b%d\r\n%b\r\n%b" % (line, len(body), head, body)
         now = loop.time()
         total_by = now + self._total_s
-        reused = bool(self._idle) and not self._closed
-        connection = self._idle.pop() if reused else await self._connect(loop, total_by)
-        connection.without_body = method == "HEAD"
-        response = await self._exchange(connection, request, total_by)
-        failure = response._failure
-        if failure is None:
-            return response
-        if reused and connection.unheard and isinstance(failure, Fault) and failure.kind == "cut" and not self._closed:
-            try:
-                connection = await self._connect(loop, total_by)
-            except Fault as fault:
-                # The first time over, bytes did leave.
-                fault.sent = True
-                raise
+        again = False
+        while True:
+            reused = bool(self._idle) and not again
+            if reused:
+                connection = self._idle.pop()
+            else:
+                connection = await self._connect(loop, total_by, sent=again)
+                now = loop.time()
             connection.without_body = method == "HEAD"
-            response = await self._exchange(connection, request, total_by)
+            if not self._brisk:
+                self._hasten(loop)
+            self._busy.add(connection)
+            response, waiter = connection.begin(request, now + self._first_byte_s, total_by)
+            try:
+                await waiter
+            except BaseException:
+                response.abort()
+                raise
             failure = response._failure
             if failure is None:
                 return response
-        raise failure
+            if not (reused and self._stale(connection, failure)):
+                raise failure
+            again = True
+
+    def _stale(self, connection: Connection, failure: BaseException) -> bool:
+        """The peer had closed, or was closing, a kept connection; had it begun to answer, it would not be so."""
+        return isinstance(failure, Fault) and failure.kind == "cut" and connection.unheard and not self._closed
 
     def _line(self, method: str, target: str) -> bytes:
         """The request line and what always follows it, up to the length of the body; the same few over and over."""
@@ -111,29 +119,19 @@ class Pool:
         self._lines[method, target] = line
         return line
 
-    async def _exchange(self, connection: Connection, request: bytes, total_by: float) -> Response:
-        loop = connection.loop
-        if not self._brisk:
-            self._hasten(loop)
-        self._busy.add(connection)
-        response = connection.begin(request, loop.time() + self._first_byte_s, total_by)
-        waiter = response._waiter
-        if waiter is not None:
-            try:
-                await waiter
-            except BaseException:
-                response.abort()
-                raise
-        return response
-
-    async def _connect(self, loop: asyncio.AbstractEventLoop, total_by: float) -> Connection:
+    async def _connect(self, loop: asyncio.AbstractEventLoop, total_by: float, *, sent: bool) -> Connection:
+        """A new connection. `sent`: of this call, bytes have left already, over another."""
         if self._closed:
-            raise Fault("connect", "the pool is closed", sent=False)
+            raise Fault("connect", "the pool is closed", sent=sent)
         limit_s = max(min(self._timeouts.connect_s, total_by - loop.time()), 0.0)
-        connection = await self._connector.open(lambda: Connection(self, loop), limit_s)
+        try:
+            connection = await self._connector.open(lambda: Connection(self, loop), limit_s)
+        except Fault as fault:
+            fault.sent = sent
+            raise
         if self._late(connection):
             connection.discard()
-            raise Fault("connect", "the connection was closed as soon as it was open", sent=False)
+            raise Fault("connect", "the connection was closed as soon as it was open", sent=sent)
         return connection
 
     def _late(self, connection: Connection) -> bool:
@@ -196,13 +194,14 @@ class Pool:
         now = loop.time()
         for connection in tuple(self._busy):
             self._judge(connection, now)
-        idle = self._idle
-        while idle and now - idle[0].idle_since >= self._idle_s:
-            idle[0].discard()
+        for connection in tuple(self._idle):
+            if now - connection.idle_since < self._idle_s:
+                break
+            connection.discard()
         self._brisk = bool(self._busy)
         if self._brisk:
             self._timer = loop.call_later(SWEEP_S, self._sweep, loop)
-        elif idle:
+        elif self._idle:
             self._timer = loop.call_later(min(IDLE_SWEEP_S, self._idle_s + SWEEP_S), self._sweep, loop)
         else:
             self._timer = None

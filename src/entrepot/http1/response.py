@@ -139,6 +139,13 @@ class Response:
         blocks = self._blocks
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
+    async def first(self) -> None:
+        """Return once some of the body has come, or all of an empty one. Raises Fault if it broke off before that."""
+        while (connection := self._connection) is not None and not self._size:
+            await self._settled(connection)
+        if self._failure is not None and not self._size:
+            raise self._failure
+
     async def relay(self, sink: Callable[[bytes], None]) -> None:
         """Hand the body to `sink`, once per received block, called synchronously; what came earlier is the first block.
 
@@ -244,16 +251,17 @@ class Connection(asyncio.Protocol):
 
     # Requests
 
-    def begin(self, request: bytes, head_by: float, total_by: float) -> Response:
-        """Send `request` in one write. The result's waiter is done when the head is complete or the call failed."""
-        self.response = response = Response(self, self.loop.create_future())
+    def begin(self, request: bytes, head_by: float, total_by: float) -> tuple[Response, asyncio.Future[None]]:
+        """Send `request` in one write. The future is done when the head is complete or the call failed."""
+        waiter = self.loop.create_future()
+        self.response = response = Response(self, waiter)
         self.headers = response.headers
         self.head_by = head_by
         self.total_by = total_by
         self.head_done = self.done = False
         self.room = HEAD_BYTES
         self.transport.write(request)
-        return response
+        return response, waiter
 
     @property
     def unheard(self) -> bool:
@@ -389,8 +397,10 @@ class Connection(asyncio.Protocol):
         parts = self.parts
         if parts:
             self.barren = 0
-            response._blocks.extend(parts)
-            response._size += len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+            # One block per read: an upstream that sends chunks of a byte or two does not multiply our memory.
+            block = parts[0] if len(parts) == 1 else b"".join(parts)
+            response._blocks.append(block)
+            response._size += len(block)
             parts.clear()
         if failure is not None:
             self.fail(failure)
