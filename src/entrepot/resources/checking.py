@@ -8,7 +8,7 @@ from typing import Any
 
 from entrepot.resources.candidates import candidate_regions
 from entrepot.resources.lines import Path
-from entrepot.resources.model import UNKNOWN, Region
+from entrepot.resources.model import UNKNOWN, Gateway, Region
 from entrepot.resources.reading import Reference, Row, Sheet, list_names, suggest
 from entrepot.resources.territories import normalise_territory
 
@@ -25,6 +25,7 @@ def check_world(sheet: Sheet, place: Place) -> None:
     _check_sites(sheet, place)
     _check_egress(sheet, place)
     _check_owners(sheet)
+    _check_proxies(sheet)
     _check_keys(sheet, place)
     _check_servable(sheet)
 
@@ -87,25 +88,41 @@ def _check_references(sheet: Sheet) -> None:
         for kind, key in (*((kind, "name") for kind in _NAMED), ("subscription", "id"))
     }
     zones = {zone: None for row in _rows(sheet, "region") for zone in row.values.get("zones", ())}
+    zones_lost = bool(sheet.lost) or any("zones" not in r.values and not r.struct for r in _rows(sheet, "region"))
     names_lost = not sheet.lost.isdisjoint(("*", "name", "id"))
     for ref in sheet.references:
         if ref.kind == "residency":
-            _check_residency(ref, zones, sheet)
+            if ref.name not in zones and not zones_lost:
+                _check_residency(ref, zones, sheet)
         elif ref.name not in known[ref.kind] and not names_lost:
             fix = suggest(ref.name, known[ref.kind], f"declared {ref.kind}s")
             sheet.mistake(ref.path, f"there is no {ref.kind} `{ref.name}`", fix, ref.file)
 
 
 def _check_residency(ref: Reference, zones: dict[str, None], sheet: Sheet) -> None:
-    if ref.name in zones or normalise_territory(ref.name) == ref.name or sheet.lost:
-        return
     code = normalise_territory(ref.name)
+    if code == ref.name:
+        return
     fix = (
         f'write `"{code}"`'
         if code
         else suggest(ref.name, zones, "territories have codes such as `JP`; zones of regions")
     )
     sheet.mistake(ref.path, f"`{ref.name}` is neither a territory nor the zone of a region", fix, ref.file)
+
+
+def _check_proxies(sheet: Sheet) -> None:
+    for row in _rows(sheet, "gateway"):
+        gateway: Gateway | None = row.struct
+        if gateway is None:
+            continue
+        if gateway.origin_header and not gateway.trusted_proxies:
+            what, fix = "no proxy is trusted, so the header is never believed", "add `trusted_proxies`"
+            sheet.warn((*row.path, "origin_header"), what, fix, row.file)
+        if gateway.trusted_proxies and not gateway.origin_header:
+            what = "no header is believed, so a proxy's own address counts as the client's"
+            fix = 'add `origin_header = "x-forwarded-for"`'
+            sheet.warn((*row.path, "trusted_proxies"), what, fix, row.file)
 
 
 def _check_sites(sheet: Sheet, place: Place) -> None:
@@ -175,7 +192,7 @@ def _check_overlap(sheet: Sheet, place: Place, rows: list[Row]) -> None:
     wide: tuple[int, int, int, Row] | None = None
     for net in nets:
         if wide and wide[0] == net[0] and net[1] <= -wide[2]:
-            first, second = sorted((wide[3], net[3]), key=lambda r: (r.file, r.path))
+            first, second = wide[3], net[3]
             before = place(first.file, (*first.path, "network"))
             what = f"`{second.values['network']}` overlaps `{first.values['network']}` of {before}"
             fix = "networks of one list never overlap: split the wider one"

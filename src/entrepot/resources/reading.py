@@ -25,7 +25,11 @@ class Mistake(Exception):  # noqa: N818 - the user's, not ours
 
 
 class Reported(Exception):  # noqa: N818 - control flow, never an edge's business
-    """The mistakes of this value are on the sheet; there is no value."""
+    """The mistakes of this value are on the sheet. `rest` is what of it was right, for checks between tables."""
+
+    def __init__(self, rest: Any = None) -> None:
+        super().__init__()
+        self.rest = rest
 
 
 class Finding(NamedTuple):
@@ -123,8 +127,9 @@ def read_table(value: object, path: Path, shape: Shape, sheet: Sheet) -> Any:
             values[known[1]] = known[0](item, path, key, sheet)
         except Mistake as mistake:
             sheet.mistake((*path, key), mistake.what, mistake.fix)
-        except Reported:
-            pass
+        except Reported as reported:
+            if reported.rest is not None:
+                values[known[1]] = reported.rest
     complete = value.keys() >= shape.required
     if not complete:
         _tell_missing(value, path, shape, sheet)
@@ -167,7 +172,7 @@ def array(item: Reader, what: str) -> Reader:
             except Reported:
                 continue
         if sheet.errors != before or len(out) != len(value):
-            raise Reported
+            raise Reported(tuple(out))
         return tuple(out)
 
     return read

@@ -79,20 +79,6 @@ def _check_registration(found: dict[str, Any], path: Path, sheet: Sheet) -> None
         sheet.mistake((*path, "number"), f"`{number}`: {what}", "copy the number anew from the register")
 
 
-def _check_gateway(found: dict[str, Any], path: Path, sheet: Sheet) -> None:
-    header, proxies = found.get("origin_header"), found.get("trusted_proxies")
-    if header and not proxies:
-        sheet.warn(
-            (*path, "origin_header"), "no proxy is trusted, so the header is never believed", "add `trusted_proxies`"
-        )
-    if proxies and not header:
-        sheet.warn(
-            (*path, "trusted_proxies"),
-            "no header is believed, so a proxy's own address counts as the client's",
-            'add `origin_header = "x-forwarded-for"`',
-        )
-
-
 def _check_keys(found: dict[str, Any], path: Path, sheet: Sheet) -> None:
     if found.get("key1") is not None and found.get("key1") == found.get("key2"):
         sheet.warn((*path, "key2"), "both keys are the same", "make another second key, or leave it out")
@@ -146,7 +132,6 @@ GATEWAY = Shape(
         "limits": Key(table(LIMITS)),
         "geo": Key(table(GEO)),
     },
-    _check_gateway,
 )
 SITE = Shape(
     "site",
@@ -361,6 +346,8 @@ _INNER_FIX = {
 def _read_many(value: Any, shape: Shape, sheet: Sheet) -> None:
     if type(value) is not list:
         sheet.mistake((shape.kind,), f"`{shape.kind}` is {describe(value)}, but repeats", f"write `[[{shape.kind}]]`")
+        if type(value) is dict:  # its name counts all the same, or every use of it would be told as a mistake
+            _read(value, (shape.kind,), shape, sheet)
         return
     for i, item in enumerate(value):
         _read(item, (shape.kind, i), shape, sheet)

@@ -291,7 +291,7 @@ def served_models(value: Any, path: Path, key: str | int, sheet: Sheet) -> Mappi
                 (*inside, ours), "the upstream's name for the model is not a string", 'write such as `"gpt-4o"`'
             )
     if sheet.errors != before:
-        raise Reported
+        raise Reported(dict(value))
     return dict(value)
 
 
