@@ -6,16 +6,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from world_texts import HASH, SECOND_ACCOUNT, SUBSCRIPTION, WORLD, by_key, changed, load, only, problems
+from world_texts import HASH, SECOND_ACCOUNT, SUBSCRIPTION, WORLD, by_key, changed, line_of, load, only, problems
 
 from entrepot.resources.problems import WorldInvalid
 
 DEPLOYMENT = 'sku = "GlobalStandard"'
 ORGANIZATION = 'entity_type = "enterprise"'
-
-
-def line_of(text: str, part: str) -> int:
-    return text[: text.index(part)].count("\n") + 1
 
 
 MISTAKES = tomllib.loads((Path(__file__).parent / "world_mistakes.toml").read_text(encoding="utf-8"))["mistake"]

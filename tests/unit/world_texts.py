@@ -125,3 +125,8 @@ def only(*texts: str, **files: bytes) -> Problem:
 
 def by_key(found: list[Problem]) -> Mapping[str, Problem]:
     return {problem.key: problem for problem in found}
+
+
+def line_of(text: str, part: str) -> int:
+    """The line on which `part` first stands."""
+    return text[: text.index(part)].count("\n") + 1

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from entrepot.policy import PolicyInvalid, parse, shipped, shipped_names
+from entrepot.policy import Problem as PolicyProblem
 from entrepot.policy import compile as compile_packs
 from entrepot.resources.load import load_world, read_world
 from entrepot.resources.model import PackSource, World
@@ -51,9 +52,12 @@ def check_folder(folder: Path) -> tuple[World | None, tuple[Problem, ...]]:
     try:
         compile_packs(parse(packs))
     except PolicyInvalid as invalid:
-        found = (Problem(p.file, p.line, p.subject or "", p.what, p.fix) for p in invalid.problems)
-        return None, (*problems, *found)
+        return None, (*problems, *map(_as_problem, invalid.problems))
     return world, problems
+
+
+def _as_problem(found: PolicyProblem) -> Problem:
+    return Problem(found.file, found.line, (found.subject or "").replace("`", ""), found.what, found.fix)
 
 
 def _summary(world: World | None, problems: tuple[Problem, ...]) -> str:
