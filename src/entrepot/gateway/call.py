@@ -79,7 +79,7 @@ class Call:
         self.usage_asked = False
         self.admission: Admission | None = None
         self.candidate: Candidate | None = None
-        self.attempts = 0
+        self.attempts: list[tuple[str, str]] = []
         self.status = 0
         self.usage: Usage | None = None
         self.error: Error | None = None

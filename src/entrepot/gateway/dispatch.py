@@ -30,61 +30,69 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 async def dispatch(call: Call, admission: Admission) -> Answer:
-    """Raises Error when no permitted target could answer.
+    """Raises Error when no permitted target could answer. The latest answer that is only unwelcome, a 429 say, passes on.
 
     INVARIANT: only members of `admission.permitted` are ever tried, so no retry or fallback reaches a forbidden target.
     """
-    failure: Error | None = None
-    answer: Answer | None = None
-    for candidate in attempts(admission.permitted, call.lines):
-        call.attempts += 1
-        call.candidate = candidate
+    unwelcome: Answer | None = None
+    failure = Error(Code.NO_TARGET, "no upstream serves this deployment")
+    for candidate in in_order(admission.permitted, call.lines):
         line = call.lines[candidate.upstream]
         try:
             answer = await attempt(call, candidate, line)
         except Fault as fault:
-            failure, answer = faulty(candidate, line, fault), None
+            failure = faulty(candidate, line, fault)
             continue
         meaning = Meaning.RELAY if answer.body is None else meaning_of(answer.response.status, answer.body)
         if meaning is Meaning.RELAY:
             line.health.succeeded()
             return answer
-        failure = judged(meaning, answer, line)
+        if meaning is Meaning.RETRY:
+            unwelcome = answer
+            busy(answer, line)
+            continue
+        failure = refused(meaning, answer, line)
         if meaning is Meaning.TERRITORY:
-            break
-    if failure is None and answer is not None:
-        return answer
-    raise failure or Error(Code.NO_TARGET, "no upstream serves this deployment")
+            raise failure
+    if unwelcome is not None:
+        return unwelcome
+    raise failure
 
 
-def attempts(permitted: tuple[Candidate, ...], lines: Lines) -> list[Candidate]:
-    """At most `ATTEMPTS`, in order: those in good health first, then lower priority, then by lot weighted among equals.
-
-    A sole target is tried twice: its first failure may have been the connection's.
-    """
+def in_order(permitted: tuple[Candidate, ...], lines: Lines) -> tuple[Candidate, ...]:
+    """At most `ATTEMPTS`: those in good health first, then lower priority, then by lot weighted among equals."""
     if len(permitted) == 1:
-        return [permitted[0], permitted[0]]
+        return permitted
     now = now_s()
     order = sorted(
         permitted,
         key=lambda c: (not lines[c.upstream].health.ready(now), c.priority, random.expovariate(1) / c.weight),
     )
-    return order[:ATTEMPTS]
+    return tuple(order[:ATTEMPTS])
 
 
 async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     """One try at one target. Raises Fault; a cancelled call closes its upstream connection (`http1.client`)."""
+    call.candidate = candidate
     call.fields["model"] = candidate.model
-    head = candidate.head
     line.health.tried()
+    result = "abandoned"
     try:
-        response = await line.pool.send("POST", candidate.targets[call.operation], head, body.encode(call.fields))
+        target = candidate.targets[call.operation]
+        response = await line.pool.send("POST", target, candidate.head, body.encode(call.fields))
         if response.status == 200 and response.headers.get("content-type", "").startswith("text/event-stream"):
             await response.first()
-            return Answer(candidate, response, None)
-        return Answer(candidate, response, await response.read(ANSWER_BYTES))
+            answer = Answer(candidate, response, None)
+        else:
+            answer = Answer(candidate, response, await response.read(ANSWER_BYTES))
+        result = "answered"
+    except Fault:
+        result = "failed"
+        raise
     finally:
         line.health.left()
+        call.attempts.append((candidate.upstream, result))
+    return answer
 
 
 def faulty(candidate: Candidate, line: Line, fault: Fault) -> Error:
@@ -95,22 +103,25 @@ def faulty(candidate: Candidate, line: Line, fault: Fault) -> Error:
     return Error(Code.UPSTREAM_FAULT, "the model could not be reached")
 
 
-def judged(meaning: Meaning, answer: Answer, line: Line) -> Error | None:
-    """Book the answer to the upstream's health. None: if no other target does better, the client gets this answer."""
+def busy(answer: Answer, line: Line) -> None:
+    """408, 409, 429 or 5xx: the upstream works badly, or is at its limit."""
+    status = answer.response.status
+    if status == 429:
+        line.health.asked_to_wait(now_s(), retry_after_s(answer.response.headers.get("retry-after", "")))
+        return
+    line.health.failed(now_s())
+    log.warning("upstream failed", extra={"fields": {"upstream": answer.candidate.upstream, "status": status}})
+
+
+def refused(meaning: Meaning, answer: Answer, line: Line) -> Error:
+    """The upstream refuses the operator, not the client: somebody has to look at it."""
     fields = {"upstream": answer.candidate.upstream, "status": answer.response.status}
-    if meaning is Meaning.OPERATOR:
-        line.health.failed(now_s())
-        log.error("upstream refuses our credential or model name", extra={"fields": fields})
-        return Error(Code.UPSTREAM_FAULT, "the model's provider does not accept this service's own configuration")
     if meaning is Meaning.TERRITORY:
         log.error("upstream refuses this territory", extra={"fields": fields})
         return Error(Code.UNSUPPORTED_TERRITORY, "the provider does not offer this service in this territory")
-    if answer.response.status == 429:
-        line.health.asked_to_wait(now_s(), retry_after_s(answer.response.headers.get("retry-after", "")))
-    else:
-        line.health.failed(now_s())
-        log.warning("upstream failed", extra={"fields": fields})
-    return None
+    line.health.failed(now_s())
+    log.error("upstream refuses our credential or model name", extra={"fields": fields})
+    return Error(Code.UPSTREAM_FAULT, "the model's provider does not accept this service's own configuration")
 
 
 def retry_after_s(value: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from entrepot.gateway.ids import as_openai
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from entrepot.gateway.call import Call
     from entrepot.gateway.dispatch import Answer
 
+JSON = b"content-type: application/json\r\n"
+
 
 def id_head(call: Call) -> bytes:
     """`x-request-id` in the form's own spelling, and `apim-request-id`: on every answer."""
@@ -22,4 +25,8 @@ def id_head(call: Call) -> bytes:
 
 def answer_head(call: Call, answer: Answer) -> bytes:
     """For an upstream's answer: ids, the region that processed it, and the upstream's headers that may pass."""
-    return id_head(call) + answer.candidate.region_head + render_headers(relayed(answer.response.headers))
+    return id_head(call) + answer.candidate.region_head + _rendered(tuple(relayed(answer.response.headers)))
+
+
+# Most answers of an upstream have the same few headers.
+_rendered = lru_cache(256)(render_headers)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from entrepot.errors import Code, Error
 from entrepot.gateway.admit import authenticate
 from entrepot.gateway.call import Call
-from entrepot.gateway.heads import id_head
+from entrepot.gateway.heads import JSON, id_head
 from entrepot.gateway.routes import MODEL, MODELS, PROBE, Route
 from entrepot.wire import models
 from entrepot.wire.forms import Form
 
 OPERATIONS = frozenset({MODEL, MODELS, PROBE})
-_JSON = b"content-type: application/json\r\n"
 
 
 def answer(call: Call, route: Route) -> None:
@@ -33,4 +32,4 @@ def answer(call: Call, route: Route) -> None:
 
 def _respond(call: Call, body: bytes) -> None:
     call.status = 200
-    call.exchange.respond(200, id_head(call) + _JSON, body)
+    call.exchange.respond(200, id_head(call) + JSON, body)

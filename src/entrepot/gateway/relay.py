@@ -24,6 +24,7 @@ async def relay(call: Call, answer: Answer) -> None:
         call.usage = usage_of(body)
     else:
         body = passed_on(status, body, call.form)
+        answer.response.headers["content-type"] = "application/json"
     call.exchange.respond(status, answer_head(call, answer), body)
 
 

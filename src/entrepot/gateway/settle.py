@@ -11,6 +11,8 @@ def settle(call: Call, metrics: Metrics) -> None:
     metrics.count("entrepot_calls_total", (call.operation, outcome(call), str(call.status)))
     if call.error is not None:
         metrics.count("entrepot_errors_total", (call.error.code.label,))
+    for attempt in call.attempts:
+        metrics.count("entrepot_attempts_total", attempt)
     if call.admission is None:
         return
     metrics.observe("entrepot_call_seconds", now_s() - call.started_s, (call.operation,))

@@ -29,8 +29,10 @@ _TERRITORY_TEXTS = (
 
 
 def meaning_of(status: int, body: bytes) -> Meaning:
-    if status < 400:
+    if status < 300:
         return Meaning.RELAY
+    if status < 400:
+        return Meaning.OPERATOR  # a redirect: the base URL is wrong, and following it could leave the region
     if status in {400, 403, 451} and is_territory_refusal(body):
         return Meaning.TERRITORY
     if status in _RETRIED or status >= 500:
