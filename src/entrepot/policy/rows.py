@@ -49,8 +49,12 @@ class Table(dict[str, int]):
         return self.other
 
     def named(self) -> Mapping[str, list[Asks]]:
-        """The values that some rule names."""
+        """The values that some rule names, and the countries whose parts are named."""
         return self._mentions
+
+    def row(self, value: str) -> int:
+        """As `table[value]`; also for `*other*` and for `UA-*`, a part of a country that no rule names."""
+        return self[value] if value in self else self._changed(value)
 
     def _row(self, full: int, value: str, asks: Iterable[Asks]) -> int:
         for atoms, bits in asks:
@@ -121,9 +125,6 @@ class SetTable:
             holds = all(_intersects(atom, values) for atom in atoms)
             row = row | bits if holds else row & ~bits
         return row
-
-    def named(self) -> Mapping[str, list[Asks]]:
-        return self._mentions
 
     @staticmethod
     def _row(values: frozenset[str], asks: Iterable[Asks], full: int) -> int:

@@ -1,0 +1,107 @@
+"""Decision diagrams over a space: every combination of facts, in the few nodes that differ. Exact counts and boxes.
+
+A node is the remaining question once some facts are known; equal questions are one node, whatever led there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from entrepot.policy.space import Dimension
+
+# What a combination comes to; NOTHING is of no interest and never listed.
+Label = str
+NOTHING: Final = ""
+Box = tuple[tuple[Dimension, tuple[int, ...]], ...]
+
+
+class Node(msgspec.Struct, frozen=True, eq=False):
+    """`edges`: each child with the choices that lead to it. A leaf has a label and stands below all dimensions."""
+
+    depth: int
+    edges: tuple[tuple[Node, tuple[int, ...]], ...]
+    label: Label = NOTHING
+
+
+class Diagram:
+    """`leaf(mask)` labels a combination; `settled(mask)` may do so before all facts are known, or return None."""
+
+    def __init__(
+        self,
+        dimensions: Sequence[Dimension],
+        leaf: Callable[[int], Label],
+        settled: Callable[[int], Label | None],
+    ) -> None:
+        self.dimensions = tuple(dimensions)
+        self._leaf = leaf
+        self._settled = settled
+        self._leaves: dict[Label, Node] = {}
+        self._nodes: dict[tuple[int, tuple[tuple[int, tuple[int, ...]], ...]], Node] = {}
+        self._known: dict[tuple[int, int], Node] = {}
+        self._counts: dict[int, dict[Label, int]] = {}
+
+    def build(self, mask: int, depth: int = 0) -> Node:
+        """The diagram of all combinations that agree with the mask."""
+        while depth < len(self.dimensions) and not mask & self.dimensions[depth].asked:
+            depth += 1
+        key = depth, mask
+        node = self._known.get(key)
+        if node is None:
+            node = self._known[key] = self._build(mask, depth)
+        return node
+
+    def _build(self, mask: int, depth: int) -> Node:
+        label = self._settled(mask)
+        if label is None and depth == len(self.dimensions):
+            label = self._leaf(mask)
+        if label is not None:
+            return self._leaves.setdefault(label, Node(len(self.dimensions), (), label))
+        children: dict[int, list[int]] = {}
+        nodes: dict[int, Node] = {}
+        for at, choice in enumerate(self.dimensions[depth].choices):
+            child = self.build(mask & choice.row, depth + 1)
+            children.setdefault(id(child), []).append(at)
+            nodes[id(child)] = child
+        if len(children) == 1:
+            return next(iter(nodes.values()))
+        edges = tuple((nodes[child], tuple(ats)) for child, ats in children.items())
+        key = depth, tuple((id(child), ats) for child, ats in edges)
+        return self._nodes.setdefault(key, Node(depth, edges))
+
+    def counts(self, root: Node) -> dict[Label, int]:
+        """How many combinations have each label."""
+        found = {label: count * self._between(0, root.depth) for label, count in self._count(root).items()}
+        found.pop(NOTHING, None)
+        return found
+
+    def _count(self, node: Node) -> dict[Label, int]:
+        if not node.edges:
+            return {node.label: 1}
+        known = self._counts.get(id(node))
+        if known is None:
+            known = self._counts[id(node)] = {}
+            for child, ats in node.edges:
+                choices = self.dimensions[node.depth].choices
+                weight = sum(choices[at].weight for at in ats) * self._between(node.depth + 1, child.depth)
+                for label, count in self._count(child).items():
+                    known[label] = known.get(label, 0) + weight * count
+        return known
+
+    def _between(self, start: int, end: int) -> int:
+        weight = 1
+        for dimension in self.dimensions[start:end]:
+            weight *= dimension.weight
+        return weight
+
+    def boxes(self, node: Node) -> Iterator[tuple[Label, Box]]:
+        """Disjoint boxes that cover every labelled combination. A dimension that is not named does not matter."""
+        if not node.edges:
+            if node.label != NOTHING:
+                yield node.label, ()
+            return
+        for child, ats in node.edges:
+            for label, box in self.boxes(child):
+                yield label, ((self.dimensions[node.depth], ats), *box)
