@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import ssl
 import struct
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from entrepot.http1.client import Endpoint, Fault, Pool, client_tls
+from entrepot.http1.client import Endpoint, Fault, Pool, Response, client_tls
 from entrepot.resources.model import Timeouts
 
 if TYPE_CHECKING:
@@ -340,5 +341,87 @@ def test_upstream_that_dies_under_load() -> None:
             assert sum(ended.values()) == 800
             assert not pool._busy
             await pool.close()
+
+    run(main())
+
+
+class Chaos:
+    """An upstream that echoes bodies, with cuts, delays, stray bytes; a client that gives up, pauses, cancels."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.whole = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dice = self.dice
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            size = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+            body = await reader.readexactly(size)
+            answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (size, body)
+            if dice.random() < 0.5:
+                chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+                answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%b0\r\n\r\n" % chunks
+            fate = dice.random()
+            if fate < 0.1:
+                writer.write(answer[: dice.randrange(len(answer))])
+                return
+            if fate < 0.2:
+                answer += b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"[: dice.randrange(44)]
+            at = dice.randrange(len(answer))
+            writer.write(answer[:at])
+            await asyncio.sleep(dice.choice((0, 0.001)))
+            if writer.is_closing():
+                return
+            writer.write(answer[at:])
+
+    async def call(self, pool: Pool, body: bytes) -> None:
+        response = await pool.send("POST", "/", b"host: x\r\n", body)
+        way = self.dice.random()
+        if way < 0.1:
+            response.abort()
+            return
+        if way < 0.5:
+            assert await response.read(100) == body
+        else:
+            await self.relay(response, body)
+        self.whole += 1
+
+    async def relay(self, response: Response, body: bytes) -> None:
+        blocks: list[bytes] = []
+
+        def sink(block: bytes) -> None:
+            blocks.append(block)
+            if self.dice.random() < 0.3:
+                response.pause()
+                asyncio.get_running_loop().call_soon(response.resume)
+
+        await response.relay(sink)
+        assert b"".join(blocks) == body
+
+    async def client(self, pool: Pool, number: int) -> None:
+        for turn in range(60):
+            call = asyncio.create_task(self.call(pool, b"call %d of %d" % (turn, number)))
+            if self.dice.random() < 0.1:
+                await asyncio.sleep(self.dice.random() * 0.002)
+                call.cancel()
+            with contextlib.suppress(Fault, asyncio.CancelledError):
+                await call
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_call_gets_the_answer_of_another(seed: int) -> None:
+    async def main() -> None:
+        chaos = Chaos(seed)
+        async with upstream(chaos.serve) as port:
+            pool = Pool(Endpoint("http", "127.0.0.1", port), Timeouts(), None, max_idle=4)
+            try:
+                await asyncio.gather(*(chaos.client(pool, number) for number in range(12)))
+                assert chaos.whole > 400
+                assert not pool._busy
+                assert len(pool._idle) <= 4
+            finally:
+                await pool.close()
+            assert not pool._open
 
     run(main())

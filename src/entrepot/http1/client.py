@@ -132,6 +132,8 @@ class Pool:
         if self._late(connection):
             connection.discard()
             raise Fault("connect", "the connection was closed as soon as it was open", sent=sent)
+        # Only now: of a connection whose opening is cancelled, uvloop may report the making and not the loss.
+        self._open.add(connection)
         return connection
 
     def _late(self, connection: Connection) -> bool:
@@ -156,10 +158,6 @@ class Pool:
             return
 
     # What connections report
-
-    def made(self, connection: Connection) -> None:
-        """The connection is open."""
-        self._open.add(connection)
 
     def free(self, connection: Connection) -> None:
         """The connection is fit for another call."""

@@ -86,11 +86,12 @@ class Fault(Exception):  # noqa: N818 - the upstream's fault, told apart from `e
         self.sent = sent
 
 
+class _Excess(Exception):  # noqa: N818 - never leaves this module
+    """Bytes after the end of an answer."""
+
+
 class Owner(Protocol):
     """The pool, as a connection sees it."""
-
-    def made(self, connection: Connection) -> None:
-        """The connection is open. `lost` follows one day."""
 
     def free(self, connection: Connection) -> None:
         """The answer is whole and the connection fit for another request."""
@@ -272,7 +273,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.owner.made(self)
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
@@ -317,11 +317,12 @@ class Connection(asyncio.Protocol):
         self.fail(Fault("cut", "the connection to the upstream was lost before the answer was whole"))
         self.owner.lost(self)
 
-    # httptools callbacks; none raises
+    # httptools callbacks
 
     def on_message_begin(self) -> None:
         if self.head_done:
-            self.excess = True
+            # INVARIANT: no byte of a second answer gets into the first. Raising stops llhttp here.
+            raise _Excess
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # After the head these are trailers, which nobody asked for (RFC 9110 §6.5.1).
