@@ -42,62 +42,65 @@ def route(method: str, path: str, query: str) -> Route:
     plain = _PLAIN.get((method, path))
     if plain is not None:
         return plain
-    account, rest = _split_account(path)
+    asked = f"{method} {path}"
+    account, rest = _split_account(path, asked)
     form = form_of(rest)
-    operation, deployment, model = _operation(method, rest, form)
+    operation, deployment, model = _operation(method, rest, form, asked)
     if form is Form.AZURE and not _API_VERSION.fullmatch(_api_version(query)):
-        raise Error(Code.NOT_FOUND, "no api-version of the form YYYY-MM-DD", subject=f"{method} {path}")
+        raise Error(Code.NOT_FOUND, "no api-version of the form YYYY-MM-DD", subject=asked)
     return Route(form, operation, account, deployment, model)
 
 
-def _split_account(path: str) -> tuple[str | None, str]:
+def _split_account(path: str, asked: str) -> tuple[str | None, str]:
     if not path.startswith("/accounts/"):
         return None, path
     name, slash, rest = path[len("/accounts/") :].partition("/")
-    return _segment(name), slash + rest
+    return _segment(name, asked), slash + rest
 
 
-def _operation(method: str, path: str, form: Form) -> tuple[str, str | None, str | None]:
+def _operation(method: str, path: str, form: Form, asked: str) -> tuple[str, str | None, str | None]:
     by_deployment = _BY_DEPLOYMENT.fullmatch(path) if form is Form.AZURE else None
     if by_deployment is not None:
         operation = _POSTED.get(by_deployment[2])
         if operation is not None:
             _require(method, "POST", path)
-            return operation, _segment(by_deployment[1]), None
+            return operation, _segment(by_deployment[1], asked), None
     elif form is Form.AZURE:
-        return _models(method, path, path.removeprefix("/openai/"))
+        return _models(method, path, path.removeprefix("/openai/"), asked)
     else:
         tail = path.removeprefix("/v1/" if form is Form.OPENAI else "/openai/v1/")
         if tail != path and tail in _POSTED:
             _require(method, "POST", path)
             return _POSTED[tail], None, None
         if tail != path:
-            return _models(method, path, tail)
-    raise Error(Code.NOT_FOUND, "no such path", subject=f"{method} {path}")
+            return _models(method, path, tail, asked)
+    raise Error(Code.NOT_FOUND, "no such path", subject=asked)
 
 
-def _models(method: str, path: str, tail: str) -> tuple[str, str | None, str | None]:
+def _models(method: str, path: str, tail: str, asked: str) -> tuple[str, str | None, str | None]:
     if tail == "models":
         _require(method, "GET", path)
         return MODELS, None, None
     if tail.startswith("models/"):
         _require(method, "GET", path)
-        return MODEL, None, _segment(tail[len("models/") :])
-    raise Error(Code.NOT_FOUND, "no such path", subject=f"{method} {path}")
+        return MODEL, None, _segment(tail[len("models/") :], asked)
+    raise Error(Code.NOT_FOUND, "no such path", subject=asked)
 
 
 def _require(method: str, expected: str, path: str) -> None:
     if method != expected and not (expected == "GET" and method == "HEAD"):
         raise Error(
-            Code.METHOD_NOT_ALLOWED, f"Not allowed to {method} on {path} (HINT: Perhaps you meant to use {expected}?)"
+            Code.METHOD_NOT_ALLOWED,
+            f"Not allowed to {method} on {path} (HINT: Perhaps you meant to use {expected}?)",
+            subject="GET, HEAD" if expected == "GET" else expected,
         )
 
 
-def _segment(text: str) -> str:
+def _segment(text: str, asked: str) -> str:
     """One decoded path segment; a name of another alphabet, or an encoded slash, names nothing that exists."""
     name = unquote(text)
     if not _NAME.fullmatch(name):
-        raise Error(Code.NOT_FOUND, f"`{text}` is not a name")
+        raise Error(Code.NOT_FOUND, f"`{text}` is not a name", subject=asked)
     return name
 
 
