@@ -22,23 +22,26 @@ def authenticate(call: Call, route: Route) -> Account:
     if key is None:
         raise Error(Code.MISSING_KEY, "the request carries no key")
     account = call.snapshot.keys.get(sha256(key.encode("latin-1")).digest())
-    named = route.account or named_by_host(call.snapshot, request.headers)
-    if account is None or (named is not None and named != account.name):
+    named, hosted = route.account, named_by_host(call.snapshot, request.headers)
+    if account is None or named not in (None, account.name) or hosted not in (None, account.name):
         raise Error(Code.INVALID_KEY, "the key is not one of this account", subject=redact(key))
     return account
 
 
 def credential(headers: Headers) -> str | None:
-    """The key, from any of the three headers that SDKs use. Different ones are refused, never picked from."""
-    found = {headers[name] for name in ("api-key", "x-api-key") if name in headers}
+    """The key, from any of the three headers that SDKs use. Different ones are refused, never picked from.
+
+    An empty header is no key: some clients send one beside the real one.
+    """
+    found = {headers[name] for name in ("api-key", "x-api-key") if headers.get(name)}
     authorization = headers.get("authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer":
+        if scheme.lower() == "bearer" and token.strip():
             found.add(token.strip())
     if len(found) > 1:
         raise Error(Code.CONFLICTING_CREDENTIALS, "the request carries two different keys; send one")
-    return next(iter(found), None) or None
+    return next(iter(found), None)
 
 
 def named_by_host(snapshot: Snapshot, headers: Headers) -> str | None:
