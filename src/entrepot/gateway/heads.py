@@ -19,8 +19,12 @@ JSON = b"content-type: application/json\r\n"
 
 def id_head(call: Call) -> bytes:
     """`x-request-id` in the form's own spelling, and `apim-request-id`: on every answer."""
-    request_id = as_openai(call.id) if call.form is Form.OPENAI else call.id
-    return f"x-request-id: {request_id}\r\napim-request-id: {call.id}\r\n".encode()
+    return id_lines(call.id, call.form)
+
+
+def id_lines(guid: str, form: Form) -> bytes:
+    request_id = as_openai(guid) if form is Form.OPENAI else guid
+    return f"x-request-id: {request_id}\r\napim-request-id: {guid}\r\n".encode()
 
 
 def answer_head(call: Call, answer: Answer) -> bytes:

@@ -11,7 +11,7 @@ from entrepot.gateway import local, routes
 from entrepot.gateway.admit import admit
 from entrepot.gateway.call import Call
 from entrepot.gateway.dispatch import dispatch
-from entrepot.gateway.heads import id_head
+from entrepot.gateway.heads import id_head, id_lines
 from entrepot.gateway.ids import Ids
 from entrepot.gateway.relay import relay
 from entrepot.gateway.settle import settle
@@ -21,7 +21,7 @@ from entrepot.snapshot import Snapshot
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire import body
 from entrepot.wire.forms import form_of
-from entrepot.wire.problems import headers_for, render
+from entrepot.wire.problems import headers_for, render, render_status
 
 
 def wall_clock_ms() -> int:
@@ -51,6 +51,13 @@ class Gateway:
 
     async def close(self) -> None:
         await self._upstreams.close()
+
+    def render_error(self, path: str, status: int, message: str) -> tuple[bytes, bytes]:
+        """Headers and body for a request that the HTTP engine refuses before it is a call, or for one that failed."""
+        if status < 500:
+            self._metrics.count("entrepot_calls_total", ("none", "refused", str(status)))
+        head, text = render_status(path, status, message)
+        return id_lines(self._ids.next(), form_of(path)) + head, text
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request. CancelledError means that the client has gone; it is settled and goes on up."""

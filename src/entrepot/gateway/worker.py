@@ -22,7 +22,6 @@ from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Snapshot, compile_files
 from entrepot.telemetry.log import log_to_stderr
 from entrepot.telemetry.metrics import Metrics
-from entrepot.wire.problems import render_status
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +55,7 @@ class Worker:
         if self._server is not None:
             await self._server.drain(timeout_s)
         await self._gateway.close()
+        self._channel.close()
 
     async def _load(self, message: Load) -> None:
         try:
@@ -76,7 +76,7 @@ class Worker:
             self._tls.load_cert_chain(tls.certificate, tls.key)
         self._gateway.adopt(snapshot)
         if self._server is None:
-            self._server = Server(self._gateway.serve, render_status, snapshot.gateway.limits)
+            self._server = Server(self._gateway.serve, self._gateway.render_error, snapshot.gateway.limits)
             await self._server.start(self._listener, self._tls)
 
     def _status(self) -> Status:
