@@ -45,8 +45,11 @@ class Hand:
         while True:
             started = loop.time()
             channel = await self._start()
-            await self.load(current())
-            await self._listen(channel)
+            try:
+                await self.load(current())
+                await self._listen(channel)
+            finally:
+                channel.close()
             if self._stopping:
                 return
             self.restarts += 1
@@ -115,7 +118,6 @@ class Hand:
                 case _:
                     raise RuntimeError(f"a parent has no use for {type(message).__name__}")
             self._changed()
-        channel.close()
         self._channel = self._answer = None
         self.revision = 0
         if self._process is not None:
