@@ -233,7 +233,8 @@ async def walk(stage: Stage, number: int, step: Step) -> None:
     account = stage.snapshot.accounts[step.account]
     origin = stage.snapshot.origins.resolve("127.0.0.1", step.address, account.egress)
     out.print(f"   who        {step.who}")
-    out.print(f"   from       {origin.territory} ({step.address}, {origin.source} {origin.edition})".rstrip())
+    source = origin.edition or origin.source
+    out.print(f"   from       {origin.territory} ({step.address}; by {source})")
     out.print(f"   channel    {account.channel}, account {account.name}")
     out.print(f"   decided    {verdict(stage.snapshot, step, origin)}")
     try:

@@ -90,14 +90,14 @@ def origin_of(call: Call, account: Account) -> Origin:
 
 def judge(program: Program, account: Account, deployment: Deployment, occasion: Occasion) -> tuple[Decision, ...]:
     """One decision per candidate of the deployment, in their order. Pure."""
-    at_ms, origin = occasion.at_ms, occasion.origin
+    at_ms, origin, tables = occasion.at_ms, occasion.origin, program.tables
     mask = (
         account.timeline.at(at_ms)[0]
         & program.segment(at_ms)[0]
-        & program.of("origin.territory", origin.territory)
-        & program.of("origin.network", origin.network)
-        & program.of("origin.attested", "true" if origin.attested else "false")
-        & program.of("operation", occasion.operation)
+        & tables["origin.territory"][origin.territory]
+        & tables["origin.network"][origin.network]
+        & tables["origin.attested"]["true" if origin.attested else "false"]
+        & tables["operation"][occasion.operation]
     )
     return tuple([program.decide(mask & candidate.mask) for candidate in deployment.candidates])
 

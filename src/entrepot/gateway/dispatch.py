@@ -30,12 +30,12 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 async def dispatch(call: Call, admission: Admission) -> Answer:
-    """Raises Error when no permitted target could answer. The latest answer that is only unwelcome, a 429 say, passes on.
+    """Raises Error when no permitted target could answer. An answer that is only unwelcome, a 429 say, passes on.
 
     INVARIANT: only members of `admission.permitted` are ever tried, so no retry or fallback reaches a forbidden target.
     """
     unwelcome: Answer | None = None
-    failure = Error(Code.NO_TARGET, "no upstream serves this deployment")
+    failure: Error | None = None
     for candidate in in_order(admission.permitted, call.lines):
         line = call.lines[candidate.upstream]
         try:
@@ -56,7 +56,7 @@ async def dispatch(call: Call, admission: Admission) -> Answer:
             raise failure
     if unwelcome is not None:
         return unwelcome
-    raise failure
+    raise failure or Error(Code.NO_TARGET, "no upstream serves this deployment")
 
 
 def in_order(permitted: tuple[Candidate, ...], lines: Lines) -> tuple[Candidate, ...]:

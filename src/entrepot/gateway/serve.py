@@ -77,9 +77,12 @@ class Gateway:
 
     async def _answer(self, call: Call) -> None:
         request = call.exchange.request
-        call.form = form_of(request.path)
-        route = call.route = routes.route(request.method, request.path, request.query)
-        call.operation = route.operation
+        try:
+            route = call.route = routes.route(request.method, request.path, request.query)
+        except Error:
+            call.form = form_of(request.path)
+            raise
+        call.form, call.operation = route.form, route.operation
         if route.operation in local.OPERATIONS:
             local.answer(call, route)
             return
