@@ -1,7 +1,6 @@
 """The head of a request: from its raw octets to what it asks for and how its body is framed. Strict, no I/O.
 
-llhttp judges every head, and so does the grammar below, which is stricter: llhttp alone lets several ambiguous
-messages pass. A head must satisfy both.
+A head must satisfy llhttp and the grammar below, which is stricter: llhttp alone lets ambiguous messages pass.
 """
 
 from __future__ import annotations
@@ -36,6 +35,8 @@ _REMEMBERED_LINES: Final = 1_024
 _REMEMBERED_BYTES: Final = 256
 
 _Meaning = TypeVar("_Meaning")
+_Start = tuple[str, str, str, bool]
+"""Method, path, query, and whether it is HTTP/1.0."""
 
 
 class RequestError(Exception):
@@ -54,7 +55,7 @@ class Incoming(Request):
 
     __slots__ = ("expects", "http10", "length", "persistent")
 
-    def __init__(self, start: tuple[str, str, str, bool], headers: Headers, peer: str, secure: bool) -> None:
+    def __init__(self, start: _Start, headers: Headers, peer: str, secure: bool) -> None:
         self.method, self.path, self.query, self.http10 = start
         self.headers = headers
         self.body = b""
@@ -68,13 +69,13 @@ class Incoming(Request):
         """The client waits for `100 Continue`."""
 
 
-class Silent:
-    """llhttp is asked for its verdict only; calling back for each field costs more than splitting lines."""
+class _Silent:
+    """Has none of the callbacks: llhttp is asked for its verdict only."""
 
     __slots__ = ()
 
 
-_SILENT: Final = Silent()
+_SILENT: Final = _Silent()
 
 
 class HeadParser:
@@ -91,7 +92,7 @@ class HeadParser:
         self._header_bytes = limits.header_bytes
         self._header_count = limits.header_count
         self._body_bytes = limits.body_bytes
-        self._starts: dict[bytes, tuple[str, str, str, bool]] = {}
+        self._starts: dict[bytes, _Start] = {}
         self._fields: dict[bytes, tuple[str, str]] = {}
 
     def parse(self, block: bytes, peer: str, secure: bool) -> Incoming:
@@ -105,33 +106,48 @@ class HeadParser:
             self.check_part(block)
             if block.startswith(b"\r\n") and len(lines) > 3:  # RFC 9112 §2.2: one empty line before a request
                 return self.parse(block[2:], peer, secure)
-            refusal.path = self._path(block)
+            refusal.path = _path(block)
             raise
 
     def _read(self, block: bytes, lines: list[bytes], peer: str, secure: bool) -> Incoming:
-        start = self._starts.get(lines[0]) or self._start(lines[0])
         count = len(lines) - 3
         if count > self._header_count:
             raise RequestError(431, f"more than {self._header_count} header fields")
         fields = self._fields
         try:
+            start = self._starts[lines[0]]
             pairs = [fields[line] for line in lines[1:-2]]
         except KeyError:
-            pairs = [fields.get(line) or self._field(line) for line in lines[1:-2]]
+            start, pairs = self._learn(block, lines)
         headers = dict(pairs)
         if len(headers) != count:
             headers = _join(pairs)
+        request = Incoming(start, headers, peer, secure)
+        _frame(request)
+        if request.length > self._body_bytes:
+            raise RequestError(413, f"body larger than {self._body_bytes} bytes")
+        return request
+
+    def _learn(self, block: bytes, lines: list[bytes]) -> tuple[_Start, list[tuple[str, str]]]:
+        """INVARIANT: a line is remembered only from a head that llhttp accepted.
+
+        Heads made of remembered lines alone are not shown to it again: only the combination could be wrong, and the
+        rules of `_frame` are stricter about that.
+        """
+        start = self._starts.get(lines[0]) or _read_start(lines[0])
+        fields = self._fields
+        pairs = [fields.get(line) or _read_field(line) for line in lines[1:-2]]
         try:
             httptools.HttpRequestParser(_SILENT).feed_data(block)
         except httptools.HttpParserUpgrade:
             pass  # RFC 9110 §7.8: a server may ignore the offer to change the protocol
         except httptools.HttpParserError as error:
             raise RequestError(400, "malformed request") from error
-        request = Incoming(start, headers, peer, secure)
-        _frame(request)
-        if request.length > self._body_bytes:
-            raise RequestError(413, f"body larger than {self._body_bytes} bytes")
-        return request
+        _remember(self._starts, lines[0], start)
+        for line, pair in zip(lines[1:], pairs, strict=False):
+            if line not in fields:
+                _remember(fields, line, pair)
+        return start, pairs
 
     def check_part(self, part: bytes | bytearray, seen: int = 0) -> None:
         """Refuses a head, complete or not, that cannot become acceptable; its first `seen` octets were checked before.
@@ -144,34 +160,34 @@ class HeadParser:
                 raise RequestError(414, f"request line longer than {self._line_bytes} bytes")
         bare = _BARE.search(part, max(seen - 1, 0))
         if bare is not None and bare.start() < self._header_bytes:
-            raise RequestError(400, "bare carriage return or line feed in the header section", self._path(part))
+            raise RequestError(400, "bare carriage return or line feed in the header section", _path(part))
         if len(part) > self._header_bytes:
-            raise RequestError(431, f"header section larger than {self._header_bytes} bytes", self._path(part))
+            raise RequestError(431, f"header section larger than {self._header_bytes} bytes", _path(part))
 
-    def _path(self, part: bytes | bytearray) -> str:
-        try:
-            return self._start(bytes(part.partition(b"\r\n")[0]))[1]
-        except RequestError:
-            return ""
 
-    def _start(self, line: bytes) -> tuple[str, str, str, bool]:
-        match = _START.fullmatch(line)
-        if match is None or match[1] == b"CONNECT":
-            _refuse_start(line)
-        method, path, query, minor = match.groups(b"")
-        start = (method.decode("ascii"), path.decode("ascii"), query.decode("ascii"), minor == b"0")
-        _remember(self._starts, line, start)
-        return start
+def _path(part: bytes | bytearray) -> str:
+    try:
+        return _read_start(bytes(part.partition(b"\r\n")[0]))[1]
+    except RequestError:
+        return ""
 
-    def _field(self, line: bytes) -> tuple[str, str]:
-        match = FIELD.fullmatch(line)
-        if match is None:
-            raise RequestError(400, "invalid header field")
-        name, value = match[1].decode("ascii").lower(), match[2].decode("latin-1")
-        if name == "host" and _HOST.fullmatch(value) is None:
-            raise RequestError(400, "invalid host header")
-        _remember(self._fields, line, (name, value))
-        return name, value
+
+def _read_start(line: bytes) -> _Start:
+    match = _START.fullmatch(line)
+    if match is None or match[1] == b"CONNECT":
+        _refuse_start(line)
+    method, path, query, minor = match.groups(b"")
+    return method.decode("ascii"), path.decode("ascii"), query.decode("ascii"), minor == b"0"
+
+
+def _read_field(line: bytes) -> tuple[str, str]:
+    match = FIELD.fullmatch(line)
+    if match is None:
+        raise RequestError(400, "invalid header field")
+    name, value = match[1].decode("ascii").lower(), match[2].decode("latin-1")
+    if name == "host" and _HOST.fullmatch(value) is None:
+        raise RequestError(400, "invalid host header")
+    return name, value
 
 
 def _remember(memory: dict[bytes, _Meaning], line: bytes, meaning: _Meaning) -> None:
