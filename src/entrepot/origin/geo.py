@@ -18,8 +18,8 @@ import maxminddb
 
 from entrepot.origin.model import NOWHERE, Origin
 from entrepot.origin.networks import Address, networks
+from entrepot.resources.model import UNKNOWN, NetworkClass
 from entrepot.resources.model import Geo as Settings
-from entrepot.resources.model import NetworkClass
 from entrepot.resources.territories import normalise_territory
 
 _DAY_MS = 86_400_000
@@ -60,12 +60,10 @@ class Geo:
         geo.check(now_ms)
         return geo
 
-    def check(self, now_ms: int) -> bool:
-        """Judge the edition's age; True when the answers change by it."""
-        before = self.problem
+    def check(self, now_ms: int) -> None:
+        """Judge the edition's age anew."""
         if self._edition is not None:
             self.problem = self._edition.too_old(now_ms)
-        return (before is None) is not (self.problem is None)
 
     def find(self, address: Address) -> Origin:
         """What the sources say. Addresses that are not in public use are nowhere."""
@@ -146,7 +144,10 @@ class Edition:
 
 
 def _territory(record: Mapping[str, Any]) -> str | None:
-    """In the order of trust: `country.iso_code`, `country_code` or `country` as text, `registered_country.iso_code`."""
+    """The first territory of `country.iso_code`, `country_code` or `country` as text, `registered_country.iso_code`.
+
+    `unknown` when they name none (`EU`, `A1`): that is an answer, which no other source overrules. None without any.
+    """
     country, registered = record.get("country"), record.get("registered_country")
     codes = (
         country.get("iso_code") if isinstance(country, dict) else None,
@@ -154,10 +155,9 @@ def _territory(record: Mapping[str, Any]) -> str | None:
         country,
         registered.get("iso_code") if isinstance(registered, dict) else None,
     )
-    for code in codes:
-        if isinstance(code, str) and len(code) == 2 and (territory := normalise_territory(code)):
-            return territory
-    return None
+    found = [code for code in codes if isinstance(code, str) and len(code) == 2]
+    territories = (normalise_territory(code) for code in found)
+    return next((known for known in territories if known), UNKNOWN if found else None)
 
 
 # The first that is set counts: what hides the user before what merely carries it.

@@ -38,6 +38,7 @@ class Resolver:
     ) -> None:
         self._sites = Networks((s.network, Origin(s.territory, s.network_class, source="site")) for s in sites)
         self._geo = geo
+        self._usable = geo is None or geo.problem is None
         self._name = header_name
         self._trusted = networks(trusted_proxies)
         self._known = lru_cache(_CACHED_CALLS)(self._find)
@@ -50,7 +51,11 @@ class Resolver:
 
     def tick(self, now_ms: int) -> None:
         """Judge the age of the edition; answers are forgotten when that changes them. Call it every minute or so."""
-        if self._geo is not None and self._geo.check(now_ms):
+        if self._geo is None:
+            return
+        self._geo.check(now_ms)
+        if self._usable is not (self._geo.problem is None):
+            self._usable = not self._usable
             self._known.cache_clear()
 
     @property
