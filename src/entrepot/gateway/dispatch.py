@@ -80,6 +80,9 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     try:
         target = candidate.targets[call.operation]
         response = await line.pool.send("POST", target, candidate.head, body.encode(call.fields))
+        if response.headers.get("content-encoding", "identity") != "identity":
+            response.abort()
+            raise Fault("protocol", "the upstream compressed its answer although it was asked not to")
         if response.status == 200 and response.headers.get("content-type", "").startswith("text/event-stream"):
             await response.first()
             answer = Answer(candidate, response, None)
