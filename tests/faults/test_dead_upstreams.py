@@ -35,21 +35,26 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.asynccontextmanager
 async def upstream(serve: Serve) -> AsyncIterator[int]:
-    writers: list[asyncio.StreamWriter] = []
+    serving: list[asyncio.Task[None]] = []
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            await serve(reader, writer)
-        writer.close()
+    async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await serve(reader, writer)
+        finally:
+            writer.close()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.create_task(attend(reader, writer)))
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for writer in writers:
-            writer.transport.abort()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
         await server.wait_closed()
 
 
@@ -366,9 +371,10 @@ class Chaos:
             if fate < 0.1:
                 writer.write(answer[: dice.randrange(len(answer))])
                 return
-            if fate < 0.2:
-                answer += b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"[: dice.randrange(44)]
             at = dice.randrange(len(answer))
+            if fate < 0.2:
+                # In the write of the end: once the next request is out, nobody could tell it from an answer to that.
+                answer += b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"[: dice.randrange(44)]
             writer.write(answer[:at])
             await asyncio.sleep(dice.choice((0, 0.001)))
             if writer.is_closing():

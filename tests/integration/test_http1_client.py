@@ -57,22 +57,28 @@ class Peer:
 @contextlib.asynccontextmanager
 async def upstream(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[int, list[Peer]]]:
     peers: list[Peer] = []
+    serving: list[asyncio.Task[None]] = []
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = Peer(reader, writer, len(peers))
-        peers.append(peer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
-            await serve(peer)
-        peer.gone.set()
-        writer.close()
+    async def attend(peer: Peer) -> None:
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+                await serve(peer)
+        finally:
+            peer.gone.set()
+            peer.writer.close()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.append(Peer(reader, writer, len(peers)))
+        serving.append(asyncio.create_task(attend(peers[-1])))
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1], peers
     finally:
         server.close()
-        for peer in peers:
-            peer.writer.transport.abort()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
         await server.wait_closed()
 
 
