@@ -188,8 +188,16 @@ class Connection(asyncio.Protocol):
         if self.paused:
             pause()
 
+    def break_off(self, framed: bool) -> None:
+        """Ends in the middle of an answer; one that is not `framed` could be taken for complete but for a reset."""
+        self._exchange = self._pause = self._resume = None
+        if framed:
+            self._close()
+        else:
+            self.cut()
+
     def cut(self) -> None:
-        """Closes with a reset: a connection that only ends would look like the end of an HTTP/1.0 answer."""
+        """Closes with a reset; what is unsent is dropped."""
         self._state = _CLOSING
         raw = self._transport.get_extra_info("socket")
         if raw is not None and raw.family != socket.AF_UNIX:

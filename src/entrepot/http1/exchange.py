@@ -109,12 +109,15 @@ class Exchange:
         connection.answered(self.request.persistent and not connection.server.draining)
 
     def abort(self) -> None:
-        """Cuts the connection, so that the client sees an incomplete answer. Harmless after the end."""
+        """Ends so that the client sees an incomplete answer. Harmless after the end.
+
+        What was written still goes out if its framing shows that more was to come; otherwise the connection is reset.
+        """
         self.state = ENDED
         connection = self._connection
         if connection is not None:
             self._connection = None
-            connection.cut()
+            connection.break_off(self._chunked and not self._empty)
 
     def flow(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """`pause` is called when the client reads too slowly, `resume` when it caught up; at once if it is so now."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from entrepot.http1.clock import Clock
-from entrepot.http1.connection import Connection
+from entrepot.http1.connection import LINGER_S, Connection
 from entrepot.http1.exchange import ENDED, Exchange
 from entrepot.http1.head import HeadParser
 
@@ -70,6 +70,7 @@ class Server:
             ssl=tls,
             backlog=2_048,
             ssl_handshake_timeout=self.limits.header_s if secure else None,
+            ssl_shutdown_timeout=LINGER_S if secure else None,
         )
         self._listeners.append(listener)
 
