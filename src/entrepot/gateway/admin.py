@@ -19,12 +19,16 @@ _JSON = render_headers([("content-type", "application/json")])
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """What `/readyz` says: `problem` is why the files as they are now are not the world that is served."""
+    """What `/readyz` says: `problem` is why the files as they are now are not the world that is served.
+
+    `geo_problem` is why origins are unknown.
+    """
 
     ready: bool
     revision: int
     workers: int
     problem: str | None
+    geo_problem: str | None
     unhealthy_upstreams: tuple[str, ...]
 
 

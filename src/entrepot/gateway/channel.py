@@ -46,6 +46,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     revision: int
     connections: int
     unhealthy: tuple[str, ...]
+    geo_problem: str | None
     report: Report
 
 

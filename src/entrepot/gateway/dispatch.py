@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from typing import NoReturn
 
 import msgspec
 
@@ -81,8 +82,7 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
         target = candidate.targets[call.operation]
         response = await line.pool.send("POST", target, candidate.head, body.encode(call.fields))
         if response.headers.get("content-encoding", "identity") != "identity":
-            response.abort()
-            raise Fault("protocol", "the upstream compressed its answer although it was asked not to")
+            refuse_compressed(response)
         if response.status == 200 and response.headers.get("content-type", "").startswith("text/event-stream"):
             await response.first()
             answer = Answer(candidate, response, None)
@@ -96,6 +96,12 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
         line.health.left()
         call.attempts.append((candidate.upstream, result))
     return answer
+
+
+def refuse_compressed(response: Response) -> NoReturn:
+    """Its text could not be read, and the client did not ask for it."""
+    response.abort()
+    raise Fault("protocol", "the upstream compressed its answer although it was asked not to")
 
 
 def faulty(candidate: Candidate, line: Line, fault: Fault) -> Error:

@@ -74,6 +74,7 @@ class Parent:
             revision=min((status.revision for status in serving), default=0),
             workers=len(serving),
             problem=problem,
+            geo_problem=next((status.geo_problem for status in serving if status.geo_problem), None),
             unhealthy_upstreams=tuple(sorted({name for status in serving for name in status.unhealthy})),
         )
 

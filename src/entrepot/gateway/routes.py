@@ -16,7 +16,7 @@ _API_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
 MODELS = "models"
 MODEL = "model"
 PROBE = "probe"
-_POSTED = {"chat/completions": "chat", "completions": "completions", "embeddings": "embeddings"}
+POSTED = {"chat/completions": "chat", "completions": "completions", "embeddings": "embeddings"}
 _BY_DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/(.+)")
 
 
@@ -33,7 +33,7 @@ class Route(msgspec.Struct, frozen=True):
 _PLAIN = {
     ("POST", prefix + path): Route(form, operation)
     for prefix, form in (("/v1/", Form.OPENAI), ("/openai/v1/", Form.AZURE_V1))
-    for path, operation in _POSTED.items()
+    for path, operation in POSTED.items()
 } | {(method, path): Route(Form.OPENAI, PROBE) for method in ("GET", "HEAD") for path in ("/healthz", "/readyz")}
 
 
@@ -61,7 +61,7 @@ def _split_account(path: str, asked: str) -> tuple[str | None, str]:
 def _operation(method: str, path: str, form: Form, asked: str) -> tuple[str, str | None, str | None]:
     by_deployment = _BY_DEPLOYMENT.fullmatch(path) if form is Form.AZURE else None
     if by_deployment is not None:
-        operation = _POSTED.get(by_deployment[2])
+        operation = POSTED.get(by_deployment[2])
         if operation is not None:
             _require(method, "POST", path)
             return operation, _segment(by_deployment[1], asked), None
@@ -69,9 +69,9 @@ def _operation(method: str, path: str, form: Form, asked: str) -> tuple[str, str
         return _models(method, path, path.removeprefix("/openai/"), asked)
     else:
         tail = path.removeprefix("/v1/" if form is Form.OPENAI else "/openai/v1/")
-        if tail != path and tail in _POSTED:
+        if tail != path and tail in POSTED:
             _require(method, "POST", path)
-            return _POSTED[tail], None, None
+            return POSTED[tail], None, None
         if tail != path:
             return _models(method, path, tail, asked)
     raise Error(Code.NOT_FOUND, "no such path", subject=asked)

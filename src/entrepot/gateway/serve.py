@@ -49,6 +49,15 @@ class Gateway:
         """Each upstream's name, and whether this worker finds it in good health."""
         return self._upstreams.healthy()
 
+    def age(self) -> None:
+        """Let time pass for what grows old without an edit: the geographic edition."""
+        if self._in_force is not None:
+            self._in_force[0].origins.tick(self._clock_ms())
+
+    def geo_problem(self) -> str | None:
+        """Why every origin beyond sites and attested networks is unknown, if it is."""
+        return self._in_force[0].origins.problem if self._in_force is not None else None
+
     async def close(self) -> None:
         await self._upstreams.close()
 

@@ -25,6 +25,8 @@ from entrepot.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+AGE_S = 60.0  # how often the age of the geographic edition is judged
+
 
 class Worker:
     """Serves from the first `Load` on; ends on `Drain`, or when the parent has gone."""
@@ -40,6 +42,7 @@ class Worker:
         self._revision = 0
 
     async def run(self) -> None:
+        ageing = asyncio.create_task(self._age())
         timeout_s = 0.0
         while (message := await self._channel.receive()) is not None:
             match message:
@@ -54,8 +57,14 @@ class Worker:
                     raise RuntimeError(f"a worker has no use for {type(message).__name__}")
         if self._server is not None:
             await self._server.drain(timeout_s)
+        ageing.cancel()
         await self._gateway.close()
         self._channel.close()
+
+    async def _age(self) -> None:
+        while True:
+            await asyncio.sleep(AGE_S)
+            self._gateway.age()
 
     async def _load(self, message: Load) -> None:
         try:
@@ -86,7 +95,7 @@ class Worker:
         connections = self._server.connections if self._server else 0
         self._metrics.set("entrepot_connections", connections)
         unhealthy = tuple(name for name, good in healthy.items() if not good)
-        return Status(self._revision, connections, unhealthy, self._metrics.report())
+        return Status(self._revision, connections, unhealthy, self._gateway.geo_problem(), self._metrics.report())
 
 
 def server_tls() -> ssl.SSLContext:
