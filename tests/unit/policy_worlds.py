@@ -61,8 +61,8 @@ def choices(name: str) -> list[str]:
     return list(domain(fact))
 
 
-def condition(random: Random) -> Condition:
-    name = random.choice(ASKED)
+def condition(random: Random, asked: tuple[str, ...] = ASKED) -> Condition:
+    name = random.choice(asked)
     if FACTS[name].kind == "owned":
         reference = random.choice(["@t1", "@!t1", "@t2", "@!t2"])
         return Condition(name, (reference, "unknown") if random.random() < 0.3 else (reference,))
@@ -70,11 +70,11 @@ def condition(random: Random) -> Condition:
     return Condition(name, tuple(sorted(values)))
 
 
-def conditions(random: Random, least: int, most: int) -> tuple[Condition, ...]:
-    return tuple(condition(random) for _ in range(random.randint(least, most)))
+def conditions(random: Random, asked: tuple[str, ...], least: int, most: int) -> tuple[Condition, ...]:
+    return tuple(condition(random, asked) for _ in range(random.randint(least, most)))
 
 
-def rule(random: Random, name: str, effect: str | None = None) -> Rule:
+def rule(random: Random, name: str, effect: str | None = None, asked: tuple[str, ...] = ASKED) -> Rule:
     start, until = interval(random)
     effect = effect or random.choice(["permit", "forbid"])
     status = random.choice(["in_force"] * 6 + ["contract_term", "proposed", "stayed", "rescinded"])
@@ -87,16 +87,16 @@ def rule(random: Random, name: str, effect: str | None = None) -> Rule:
         from_ms=start,
         until_ms=until,
         revives_ms=random.choice([None, *INSTANTS]) if status == "stayed" else None,
-        when=conditions(random, 0, 2),
-        any=conditions(random, 0, 2),
-        unless=tuple(conditions(random, 1, 2) for _ in range(random.randint(0, 2))),
+        when=conditions(random, asked, 0, 2),
+        any=conditions(random, asked, 0, 2),
+        unless=tuple(conditions(random, asked, 1, 2) for _ in range(random.randint(0, 2))),
         unknown_passes=effect == "forbid" and random.random() < 0.25,
     )
 
 
-def pack(random: Random) -> Pack:
-    count = random.randint(1, 6)
-    return Pack("random", HERE, sets=some_sets(random), rules=tuple(rule(random, f"R{at}") for at in range(count)))
+def pack(random: Random, asked: tuple[str, ...] = ASKED) -> Pack:
+    rules = tuple(rule(random, f"R{at}", None, asked) for at in range(random.randint(1, 6)))
+    return Pack("random", HERE, sets=some_sets(random), rules=rules)
 
 
 def owners(random: Random) -> tuple[Owner, ...]:

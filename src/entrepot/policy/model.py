@@ -5,7 +5,7 @@ Instants are milliseconds since 1970 in UTC, intervals are half-open, and `None`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -39,7 +39,10 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Set(msgspec.Struct, frozen=True):
-    """A named list. A member counts only within its own interval and that of the set."""
+    """A named list. A member counts only within its own interval and that of the set.
+
+    `excludes` are territories that are left out knowingly; it decides nothing.
+    """
 
     name: str
     kind: Literal["territories", "names"]
@@ -52,6 +55,7 @@ class Set(msgspec.Struct, frozen=True):
     as_of: str | None = None
     review: str | None = None
     note: str | None = None
+    excludes: tuple[str, ...] = ()
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -94,6 +98,19 @@ class Case(msgspec.Struct, frozen=True):
     owners: tuple[Owner, ...] | None = None
 
 
+class Invariant(msgspec.Struct, frozen=True):
+    """What has to be true of every call that `scope` matches: never permitted, or always.
+
+    The scope of `never` takes unknown values in, as a forbid does; that of `always` leaves them out, as a permit does.
+    """
+
+    id: str
+    claim: str
+    want: Want
+    scope: Rule
+    place: Place
+
+
 class Pack(msgspec.Struct, frozen=True):
     id: str
     place: Place
@@ -105,6 +122,7 @@ class Pack(msgspec.Struct, frozen=True):
     sets: tuple[Set, ...] = ()
     rules: tuple[Rule, ...] = ()
     cases: tuple[Case, ...] = ()
+    invariants: tuple[Invariant, ...] = ()
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -143,3 +161,10 @@ def in_effect(rule: Rule) -> tuple[int | None, int | None] | None:
     if start is not None and rule.until_ms is not None and start >= rule.until_ms:
         return None
     return start, rule.until_ms
+
+
+def conditions_of(rule: Rule) -> Iterator[Condition]:
+    yield from rule.when
+    yield from rule.any
+    for group in rule.unless:
+        yield from group

@@ -10,8 +10,8 @@ from decimal import Decimal
 from entrepot.policy.conditions import check_references
 from entrepot.policy.fields import Table, suggest
 from entrepot.policy.lines import Lines
-from entrepot.policy.model import Condition, Pack, PolicyInvalid, Problem, Rule, Set
-from entrepot.policy.read import read_case, read_id, read_rule, read_set
+from entrepot.policy.model import Pack, PolicyInvalid, Problem, Set, conditions_of
+from entrepot.policy.read import read_case, read_id, read_invariant, read_rule, read_set
 from entrepot.resources.model import PackSource
 
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
@@ -56,7 +56,7 @@ def _read(source: PackSource, problems: list[Problem]) -> _Draft | None:
 
 
 def _pack(top: Table, lines: Lines) -> _Draft:
-    top.only("pack", "set", "rule", "case")
+    top.only("pack", "set", "rule", "case", "invariant")
     head = top.raw.get("pack")
     if not isinstance(head, dict):
         top.problem("`[pack]` is missing", 'begin the file with `[pack]` and `id = "…"`')
@@ -76,7 +76,12 @@ def _pack(top: Table, lines: Lines) -> _Draft:
             sets=tuple(_sets(top, lines, tables)),
             rules=tuple(read_rule(inner, name) for inner in _tables(top, lines, "rule", tables)),
             cases=tuple(
-                found for inner in _tables(top, lines, "case", tables) if (found := read_case(inner)) is not None
+                case for inner in _tables(top, lines, "case", tables) if (case := read_case(inner)) is not None
+            ),
+            invariants=tuple(
+                each
+                for inner in _tables(top, lines, "invariant", tables)
+                if (each := read_invariant(inner, name)) is not None
             ),
         ),
         tables,
@@ -141,10 +146,6 @@ def _check_sets_exist(drafts: Sequence[_Draft]) -> None:
         for at, rule in enumerate(draft.pack.rules):
             for condition in conditions_of(rule):
                 check_references(draft.tables["rule", at], condition, sets)
-
-
-def conditions_of(rule: Rule) -> Iterator[Condition]:
-    yield from rule.when
-    yield from rule.any
-    for group in rule.unless:
-        yield from group
+        for at, invariant in enumerate(draft.pack.invariants):
+            for condition in conditions_of(invariant.scope):
+                check_references(draft.tables["invariant", at], condition, sets)

@@ -18,7 +18,7 @@ from entrepot.policy.conditions import (
 )
 from entrepot.policy.facts import STATUSES
 from entrepot.policy.fields import Table
-from entrepot.policy.model import Case, Condition, Effect, Member, Rule, Set, Status, Want
+from entrepot.policy.model import Case, Condition, Effect, Invariant, Member, Rule, Set, Status, Want
 from entrepot.policy.owners import read_owners
 from entrepot.resources.model import Owner
 
@@ -37,7 +37,7 @@ def read_id(table: Table) -> str:
 
 
 def read_set(table: Table, name: str) -> Set:
-    table.only("territories", "names", "complete", "from", "until", "source", "as_of", "review", "note")
+    table.only("territories", "names", "excludes", "complete", "from", "until", "source", "as_of", "review", "note")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
         table.problem(f"`{name}` is not a name of a set", "use letters, digits, `-` and `_`", name)
     kinds = [key for key in ("territories", "names") if key in table.raw]
@@ -57,7 +57,20 @@ def read_set(table: Table, name: str) -> Set:
         as_of=table.day("as_of"),
         review=table.day("review"),
         note=table.text("note"),
+        excludes=_excludes(table),
     )
+
+
+def _excludes(table: Table) -> tuple[str, ...]:
+    raw = table.raw.get("excludes", [])
+    if not isinstance(raw, list) or not all(isinstance(code, str) for code in raw):
+        table.problem("`excludes` is not a list of territories", 'write `excludes = ["HK"]`', "excludes")
+        return ()
+    for code in raw:
+        check_territory(table, code)
+        if code in table.raw.get("territories", []):
+            table.problem(f"`{code}` is both a member and excluded", "drop one of them", code)
+    return tuple(sorted(raw))
 
 
 def _members(table: Table, kind: str) -> list[Member]:
@@ -127,6 +140,31 @@ def read_rule(table: Table, pack: str) -> Rule:
     )
     _check_rule(table, rule)
     return rule
+
+
+def read_invariant(table: Table, pack: str) -> Invariant | None:
+    """`never = { … }` or `always = { … }`, with `unless`, `from` and `until` as a rule has them."""
+    table.only("id", "claim", "never", "always", "unless", "from", "until")
+    kinds = [key for key in ("never", "always") if key in table.raw]
+    name = read_id(table)
+    start, until = table.interval()
+    unless = _groups(table)
+    claim = table.text("claim", required=True)
+    if len(kinds) != 1:
+        table.problem("an invariant has either `never` or `always`", "give exactly one of them", "never", "always")
+        return None
+    never = kinds == ["never"]
+    scope = Rule(
+        id=name,
+        pack=pack,
+        effect="forbid" if never else "permit",
+        place=table.place(),
+        from_ms=start,
+        until_ms=until,
+        when=read_conditions(table, table.raw[kinds[0]], kinds[0]),
+        unless=unless,
+    )
+    return Invariant(name, claim or "", "refuse" if never else "allow", scope, table.place())
 
 
 def _groups(table: Table) -> tuple[tuple[Condition, ...], ...]:

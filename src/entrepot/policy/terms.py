@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from entrepot.policy.conditions import is_reference, set_name
 from entrepot.policy.membership import Group, Listing, listing
-from entrepot.policy.model import Condition, Rule, Set, in_effect
+from entrepot.policy.model import Condition, Rule, Set, conditions_of, in_effect
 from entrepot.policy.ownership import THRESHOLDS
 from entrepot.resources.model import UNKNOWN
 
@@ -89,20 +89,13 @@ def _stretches(
 ) -> Sequence[tuple[int | None, int | None]]:
     """The rule's interval, cut wherever a set that it names changes."""
     first, last = interval
-    names = {set_name(value) for one in _conditions(rule) for value in one.values if is_reference(value)}
+    names = {set_name(value) for one in conditions_of(rule) for value in one.values if is_reference(value)}
     inner = sorted(
         cut
         for cut in frozenset[int]().union(*map(sets.cuts, names))
         if (first is None or cut > first) and (last is None or cut < last)
     )
     return list(pairwise([first, *inner, last]))
-
-
-def _conditions(rule: Rule) -> Iterator[Condition]:
-    yield from rule.when
-    yield from rule.any
-    for group in rule.unless:
-        yield from group
 
 
 def _alternatives(rule: Rule, sets: Sets, at_ms: int | None) -> Iterator[tuple[tuple[str, tuple[Atom, ...]], ...]]:

@@ -1,0 +1,139 @@
+"""What a new release changes: exactly, over every combination of facts and every instant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from entrepot.policy.diagram import NOTHING, Box, Diagram, Label
+from entrepot.policy.model import Pack
+from entrepot.policy.segments import Segment, joined, segments
+from entrepot.policy.space import Dimension, Space
+
+REFUSED: Final = "allowed → refused"
+ALLOWED: Final = "refused → allowed"
+
+Plain = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One box: all combinations of `facts` come out differently in `[from_ms, until_ms)`.
+
+    A fact that is not in `facts` does not matter. `count`: how many combinations that is.
+    """
+
+    direction: str
+    from_ms: int | None
+    until_ms: int | None
+    count: int
+    facts: Plain
+    rules: tuple[str, ...] = ()
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """`counts`: combinations of facts by direction, in the segment of time where there are most of them."""
+
+    changes: tuple[Change, ...]
+    counts: dict[str, int]
+
+    @property
+    def empty(self) -> bool:
+        return not self.changes
+
+
+def diff(old: Sequence[Pack], new: Sequence[Pack], at_ms: int | None = None) -> Difference:
+    """Every change from one release to the other; with `at_ms`, only those at that instant."""
+    space = Space([old, new])
+    stretches = [one for one in segments(space.times) if at_ms is None or _within(one, at_ms)]
+    return differences(space, stretches, space.dimensions, space.full)
+
+
+def differences(space: Space, stretches: Iterable[Segment], free: Sequence[Dimension], mask: int) -> Difference:
+    """The changes among the combinations of `free` facts that agree with the mask."""
+    when: dict[tuple[int, ...], list[tuple[int | None, int | None]]] = {}
+    for segment in stretches:
+        if segment.masks[0] != segment.masks[1]:
+            when.setdefault(segment.masks, []).append((segment.from_ms, segment.until_ms))
+    found: dict[tuple[str, Plain], tuple[int, set[str], list[tuple[int | None, int | None]]]] = {}
+    most: dict[str, int] = {}
+    for (before, after), intervals in when.items():
+        diagram = Diagram(free, *_labels(space, before, after))
+        root = diagram.build(mask & (before | after))
+        for label, count in diagram.counts(root).items():
+            most[label] = max(most.get(label, 0), count)
+        for label, box in diagram.boxes(root):
+            key = label, plain(box)
+            known = found.setdefault(key, (weight_of(free, box), set(), []))
+            known[1].update(_blamed(space, before, after, label, mask & row_of(space, box)))
+            known[2].extend(intervals)
+    changes = [
+        Change(label, start, until, count, facts, tuple(sorted(rules)))
+        for (label, facts), (count, rules, intervals) in found.items()
+        for start, until in joined(intervals)
+    ]
+    return Difference(tuple(sorted(changes, key=_order)), dict(sorted(most.items())))
+
+
+def _labels(space: Space, before: int, after: int) -> tuple[Callable[[int], Label], Callable[[int], Label | None]]:
+    changed = before ^ after
+
+    def permits(mask: int) -> bool:
+        return not mask & space.forbid and bool(mask & space.permit)
+
+    def leaf(mask: int) -> Label:
+        was, now = permits(mask & before), permits(mask & after)
+        if was == now:
+            return NOTHING
+        return REFUSED if was else ALLOWED
+
+    def settled(mask: int) -> Label | None:
+        # Refused before and after: nothing is left that could permit. Alike: only common terms are left.
+        if not mask & changed or not mask & space.permit & (before | after):
+            return NOTHING
+        return None
+
+    return leaf, settled
+
+
+def _blamed(space: Space, before: int, after: int, label: Label, mask: int) -> tuple[str, ...]:
+    """The rules that differ and bear on a box: forbids of the side that refuses, permits of the side that allows."""
+    refusing, allowing = (after, before) if label == REFUSED else (before, after)
+    bits = mask & (before ^ after)
+    return space.named(bits & (space.forbid & refusing | space.permit & allowing))
+
+
+def row_of(space: Space, box: Box) -> int:
+    """The terms that tolerate some combination of the box."""
+    mask = space.full
+    for dimension, ats in box:
+        row = 0
+        for at in ats:
+            row |= dimension.choices[at].row
+        mask &= row
+    return mask
+
+
+def plain(box: Box) -> Plain:
+    return tuple(
+        (dimension.label, tuple(value for at in ats for value in dimension.choices[at].values))
+        for dimension, ats in box
+    )
+
+
+def weight_of(free: Sequence[Dimension], box: Box) -> int:
+    chosen = {id(dimension): sum(dimension.choices[at].weight for at in ats) for dimension, ats in box}
+    weight = 1
+    for dimension in free:
+        weight *= chosen.get(id(dimension), dimension.weight)
+    return weight
+
+
+def _within(segment: Segment, at_ms: int) -> bool:
+    after = segment.from_ms is None or segment.from_ms <= at_ms
+    return after and (segment.until_ms is None or at_ms < segment.until_ms)
+
+
+def _order(change: Change) -> tuple[bool, int, str, Plain]:
+    return change.from_ms is not None, change.from_ms or 0, change.direction, change.facts
