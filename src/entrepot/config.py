@@ -37,8 +37,8 @@ class Config(msgspec.Struct, frozen=True):
         elif kind == "file":
             try:
                 value = Path(name).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as exc:
-                reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+            except (OSError, ValueError) as exc:
+                reason = exc.strerror if isinstance(exc, OSError) else "it is no file of UTF-8 text"
                 raise Error(Code.NOT_READY, f"the secret `{ref}` cannot be read: {reason}") from exc
         else:
             raise Error(Code.NOT_READY, "a secret is named as `env:NAME` or `file:PATH`")

@@ -29,7 +29,7 @@ def test_from_a_file_without_one_line_end(config: Config, text: str, want: str) 
     assert config.resolve_secret(f"file:{path}") == want
 
 
-@pytest.mark.parametrize("ref", ["env:NONE", "env:EMPTY", "env:ONLY_LINE", "file:/no/such/file", "file:/"])
+@pytest.mark.parametrize("ref", ["env:NONE", "env:EMPTY", "env:ONLY_LINE", "file:/no/such/file", "file:/", "file:a\0b"])
 def test_what_is_missing_or_empty_is_told_by_its_reference(config: Config, ref: str) -> None:
     with pytest.raises(Error) as caught:
         config.resolve_secret(ref)

@@ -42,5 +42,8 @@ def test_other_kinds_are_free() -> None:
 def test_one_changed_character_is_always_found(case: tuple[str, str], data: st.DataObject) -> None:
     kind, number = case
     at = data.draw(st.integers(0, len(number) - 1))
-    other = data.draw(st.sampled_from([c for c in "0123456789ABCDEFGHJKLMNPQRTUWXY" if c != number[at]]))
+    alphabet = "0123456789ABCDEFGHJKLMNPQRTUWXY"
+    if kind == "lei":  # a letter counts as two digits, so only a change within its kind is sure to be found
+        alphabet = alphabet[:10] if number[at].isdigit() else alphabet[10:]
+    other = data.draw(st.sampled_from([c for c in alphabet if c != number[at]]))
     assert check_registration(kind, number[:at] + other + number[at + 1 :]) is not None

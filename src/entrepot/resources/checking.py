@@ -95,7 +95,7 @@ def _check_references(sheet: Sheet) -> None:
             if ref.name not in zones and not zones_lost:
                 _check_residency(ref, zones, sheet)
         elif ref.name not in known[ref.kind] and not names_lost:
-            fix = suggest(ref.name, known[ref.kind], f"declared {ref.kind}s")
+            fix = sheet.suggest(ref.name, known[ref.kind], f"declared {ref.kind}s")
             sheet.mistake(ref.path, f"there is no {ref.kind} `{ref.name}`", fix, ref.file)
 
 
@@ -106,7 +106,7 @@ def _check_residency(ref: Reference, zones: dict[str, None], sheet: Sheet) -> No
     fix = (
         f'write `"{code}"`'
         if code
-        else suggest(ref.name, zones, "territories have codes such as `JP`; zones of regions")
+        else sheet.suggest(ref.name, zones, "territories have codes such as `JP`; zones of regions")
     )
     sheet.mistake(ref.path, f"`{ref.name}` is neither a territory nor the zone of a region", fix, ref.file)
 
@@ -250,7 +250,7 @@ def _check_servable(sheet: Sheet) -> None:
 def _not_servable(sheet: Sheet, row: Row, model: str, serving: dict[str, set[str]], allowed: frozenset[str]) -> None:
     sku = row.values.get("sku", "Standard")
     if model not in serving:
-        what, fix = f"no upstream lists `{model}`", suggest(model, serving, "models that upstreams list")
+        what, fix = f"no upstream lists `{model}`", sheet.suggest(model, serving, "models that upstreams list")
         sheet.mistake((*row.path, "model"), what, fix, row.file)
         return
     where = list_names(sorted(serving[model]), "regions where it is served")

@@ -73,7 +73,7 @@ def named_packs(data: bytes) -> list[str]:
         return []
     try:
         policy = tomllib.loads(data.decode()).get("policy")
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError):
+    except (ValueError, RecursionError):  # not UTF-8, not TOML, nested too deep
         return []
     packs = policy.get("packs") if isinstance(policy, dict) else None
     return [pack for pack in packs if isinstance(pack, str)] if isinstance(packs, list) else []

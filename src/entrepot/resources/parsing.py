@@ -41,6 +41,9 @@ def parse(text: str, sheet: Sheet) -> dict[str, Any] | None:
                 return None
             rows[line - 1] = ""
             text = "\n".join(rows)
+        except (ValueError, RecursionError):
+            sheet.unreadable(1, "a number is too long or a value nested too deep", "shorten it")
+            return None
     return None
 
 

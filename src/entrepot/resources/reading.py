@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -71,10 +72,19 @@ class Sheet:
         self.errors = 0
         self.references: list[Reference] = []
         self.rows: dict[str, list[Row]] = {}
+        self._fixes: dict[tuple[str, str], str] = {}
 
     def mistake(self, path: Path, what: str, fix: str, file: str | None = None) -> None:
         self.errors += 1
         self.findings.append(Finding(file or self.file, path, what, fix))
+
+    def suggest(self, word: str, known: Iterable[str], what: str) -> str:
+        """As `suggest`, remembered: the same mistake may stand in ten thousand tables. `what` tells the lists apart."""
+        if (word, what) not in self._fixes:
+            names, told = list(known), len(self._fixes)
+            most = _MAX_COMPARED if told < _MAX_SUGGESTED else 0
+            self._fixes[word, what] = suggest(word, names, what, len(names) if told < _FIRST else most)
+        return self._fixes[word, what]
 
     def unreadable(self, line: int, what: str, fix: str, lost: str = "*") -> None:
         """A line that does not parse, which may have held the key `lost`."""
@@ -85,6 +95,11 @@ class Sheet:
     def warn(self, path: Path, what: str, fix: str, file: str | None = None) -> None:
         self.findings.append(Finding(file or self.file, path, what, fix, warning=True))
 
+
+# difflib takes some 40 µs a name: the first mistakes are compared with all names, a hundred with lists of usual length.
+_FIRST = 5
+_MAX_SUGGESTED = 100
+_MAX_COMPARED = 500
 
 # (value, path of the table or array around it, key or index in it, sheet) → value of the struct's field
 Reader: TypeAlias = Callable[[Any, Path, "str | int", Sheet], Any]
@@ -121,7 +136,7 @@ def read_table(value: object, path: Path, shape: Shape, sheet: Sheet) -> Any:
     for key, item in value.items():
         known = readers.get(key)
         if known is None:
-            sheet.mistake((*path, key), f"unknown key `{key}`", suggest(key, readers, "keys here"))
+            sheet.mistake((*path, key), f"unknown key `{key}`", sheet.suggest(key, readers, f"keys of `{shape.kind}`"))
             continue
         try:
             values[known[1]] = known[0](item, path, key, sheet)
@@ -196,22 +211,19 @@ _WORDS = {
 }
 
 
-def suggest(word: str, known: Iterable[str], what: str) -> str:
-    """How to mend a wrong word: the closest known one, else the list of them (at most 12)."""
+def suggest(word: str, known: Iterable[str], what: str, most: int = 500) -> str:
+    """How to mend a wrong word: the closest known one, if no more than `most` are known, else a list of them."""
     names = list(known)
-    if len(names) > _MAX_COMPARED:
+    if len(names) > most:
         return list_names(names, what)
     if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
         return f"did you mean `{close[0]}`?"
     return list_names(names, what)
 
 
-_MAX_COMPARED = 500  # difflib takes some 50 µs a name
-
-
 def list_names(names: Collection[str], what: str) -> str:
     """`what: a, b, c`, at most 12 of them."""
     if not names:
         return f"{what}: none"
-    shown = ", ".join(f"`{name}`" for name in list(names)[:12])
+    shown = ", ".join(f"`{name}`" for name in islice(names, 12))
     return f"{what}: {shown}" + (f" and {len(names) - 12} more" if len(names) > 12 else "")

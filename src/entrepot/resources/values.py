@@ -18,6 +18,7 @@ from entrepot.resources.territories import normalise_territory
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 _SHA256 = re.compile(r"sha256:[0-9a-fA-F]{64}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENV = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
@@ -27,6 +28,8 @@ def text(value: Any, _path: Path, key: str | int, _sheet: Sheet) -> str:
         raise Mistake(f"expected a string, found {describe(value)}", f'write `{key} = "…"`, in quotes')
     if not value.strip():
         raise Mistake("the string is empty", "write a value, or leave the key out if it is optional")
+    if _CONTROL.search(value):
+        raise Mistake("the string holds a line end or another control character", "write it on one line")
     return value
 
 
