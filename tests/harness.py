@@ -315,6 +315,11 @@ def raw(place: Place, request: bytes, source: str = FROM_JP) -> socket.socket:
     return sock
 
 
+def to_end(sock: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    return b"".join(iter(lambda: sock.recv(65_536), b""))
+
+
 def call_bytes(body: bytes, key: str, path: str = "/v1/chat/completions", more: str = "") -> bytes:
     head = (
         f"POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n{more}content-length: {len(body)}\r\n"
