@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import ssl
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -521,6 +522,30 @@ def test_tls_body_that_ends_without_notice_is_cut(tmp_path: Path) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_body_that_ends_with_the_connection(reset: bool) -> None:
+    async def main() -> None:
+        async def serve(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+            await peer.send(b"to the end")
+            if reset:
+                await asyncio.sleep(0.01)
+                sock = peer.writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                peer.writer.transport.abort()
+
+        async with upstream(serve) as (port, _), pool(port) as made:
+            response = await post(made)
+            if reset:
+                assert (await fault(response.read(100))).kind == "cut"
+            else:
+                assert await response.read(100) == b"to the end"
+            assert not made._idle
+
+    run(main())
+
+
 async def proxy_serve(peer: Peer) -> None:
     """CONNECT for one user, to 127.0.0.1 whatever the name; plain requests are answered with their own first bytes."""
     head = await peer.request()
@@ -581,7 +606,7 @@ def test_http_through_a_proxy_and_none_from_the_environment(monkeypatch: pytest.
         async with upstream(proxy_serve) as (port, peers):
             async with pool(80, host="upstream.test", proxy=f"http://user:p%40ss@127.0.0.1:{port}") as made:
                 response = await post(made)
-                assert await response.read(100) == b"POST http://upstream.test:80/v1/x HTTP/1.1"
+                assert await response.read(100) == b"POST http://upstream.test/v1/x HTTP/1.1"
             assert peers[0].requests[0].count(b"proxy-authorization: Basic ") == 1
         async with upstream(always_ok) as (port, _), pool(port) as made:
             assert (await post(made)).status == 200
@@ -597,6 +622,15 @@ def test_malformed_proxy_is_refused_without_repeating_it(url: str) -> None:
         Pool(Endpoint("http", "h", 80, url), Timeouts(), None)
     assert "sesame" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_no_password_in_representations() -> None:
+    endpoint = Endpoint("https", "::1", 443, "http://me:sesame@h:1")
+    made = Pool(endpoint, Timeouts(), client_tls())
+    for each in (endpoint, made, made._connector, made._connector.proxy):
+        assert "sesame" not in repr(each)
+        assert "c2VzYW1l" not in repr(each)
+    assert repr(endpoint) == "Endpoint(https://[::1]:443, by a proxy)"
 
 
 def test_what_cannot_be_sent_is_refused() -> None:

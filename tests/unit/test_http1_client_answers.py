@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrepot.http1.client import Fault, Response
-from entrepot.http1.response import BUFFER_BYTES, HEAD_BYTES, Connection
+from entrepot.http1.upstream import BUFFER_BYTES, HEAD_BYTES, Connection
 
 CHUNKED = b"transfer-encoding: chunked\r\n"
 

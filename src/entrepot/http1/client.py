@@ -9,7 +9,8 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from entrepot.http1.connect import Connector, Endpoint, authority, client_tls
-from entrepot.http1.response import Connection, Fault, FaultKind, Response
+from entrepot.http1.response import Fault, FaultKind, Response
+from entrepot.http1.upstream import Connection
 
 if TYPE_CHECKING:
     import ssl
@@ -62,7 +63,7 @@ class Pool:
         self._prefix = ""
         self._proxy_head = b""
         if self._connector.proxy is not None and endpoint.scheme == "http":
-            self._prefix = f"http://{authority(endpoint.host, endpoint.port)}"
+            self._prefix = f"http://{authority(endpoint.host, endpoint.port).removesuffix(':80')}"
             self._proxy_head = self._connector.proxy.authorization
 
     async def send(self, method: str, target: str, head: bytes, body: bytes) -> Response:

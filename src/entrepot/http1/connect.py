@@ -19,7 +19,7 @@ from entrepot.http1.response import Fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from entrepot.http1.response import Connection
+    from entrepot.http1.upstream import Connection
 
 ADDRESS_TTL_S: Final = 30.0
 PROXY_HEAD_BYTES: Final = 16_384
@@ -40,13 +40,21 @@ class Endpoint(msgspec.Struct, frozen=True):
     port: int
     proxy: str | None = None
 
+    def __repr__(self) -> str:
+        """Without the proxy, whose URL may hold a password: this gets into logs."""
+        way = ", by a proxy" if self.proxy else ""
+        return f"Endpoint({self.scheme}://{authority(self.host, self.port)}{way})"
+
 
 class Proxy(msgspec.Struct, frozen=True):
-    """A proxy's address and, ready for a header line, its credential."""
+    """A proxy's address and the header line of its credential, or nothing."""
 
     host: str
     port: int
     authorization: bytes
+
+    def __repr__(self) -> str:
+        return f"Proxy({authority(self.host, self.port)})"
 
 
 def client_tls(ca_file: str | None = None) -> ssl.SSLContext:
