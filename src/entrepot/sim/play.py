@@ -65,7 +65,10 @@ async def _fail(exchange: Exchange, plan: Plan) -> None:
         await _forever()
     elif plan.fault == "reset":
         await asyncio.sleep(_DELIVERY_S)
-        exchange.abort()
+        connection = connection_of(exchange)
+        exchange.lose()
+        if connection is not None:
+            connection.cut()
     else:
         _break_off(exchange, _GARBAGE if plan.fault == "garbage" else b"")
 
