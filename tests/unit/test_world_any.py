@@ -11,8 +11,8 @@ from world_texts import WORLD, problems
 
 LINES = WORLD.splitlines()
 TYPED = """
-1 -1 1.5 nan inf true "" "x" "*" "unknown" "none" "env:X" "::/0" "::1%x" "\\u0000" "\\n" [] [[]] {} [{}] [1] ["x",1] {x=1}
-[{name=1,of=[]}] 2024-01-01 12:00:00 0001-01-01T00:00:00+14:00 9999-12-31T23:59:59-14:00
+1 -1 1.5 nan inf true "" "x" "*" "unknown" "none" "env:X" "::/0" "::1%x" "\\u0000" "\\n" [] [[]] {} [{}] [1] ["x",1]
+{x=1} [{name=1,of=[]}] 2024-01-01 12:00:00 0001-01-01T00:00:00+14:00 9999-12-31T23:59:59-14:00
 """
 VALUES = [*TYPED.split(), '"' + "a" * 300 + '"', "[" * 40 + "]" * 40]
 EDITS = st.tuples(st.integers(0, len(LINES) - 1), st.sampled_from(["drop", "twice", "cut", "swap"]))

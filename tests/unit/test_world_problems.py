@@ -158,6 +158,15 @@ def test_warnings_do_not_stop_a_world() -> None:
     assert [(problem.level, problem.key) for problem in found] == [("warning", "gateway.origin_header")]
 
 
+def test_a_file_that_names_itself_as_a_pack() -> None:
+    assert only(changed("entrepot:base", "world.toml")).what == "a file with `[policy]` is named as a pack"
+
+
+def test_both_listeners_at_one_address() -> None:
+    found = problems(changed('"127.0.0.1:0"', '"127.0.0.1:8080"\nadmin_listen = "127.0.0.1:8080"'))
+    assert [problem.key for problem in found] == ["gateway.admin_listen"]
+
+
 def test_no_pack_is_warned_of() -> None:
     problem = only(changed('[policy]\npacks = ["entrepot:base"]\n', ""))
     assert (problem.level, problem.line) == ("warning", None)

@@ -25,7 +25,7 @@ def check_world(sheet: Sheet, place: Place) -> None:
     _check_sites(sheet, place)
     _check_egress(sheet, place)
     _check_owners(sheet)
-    _check_proxies(sheet)
+    _check_gateway(sheet)
     _check_keys(sheet, place)
     _check_servable(sheet)
 
@@ -111,11 +111,14 @@ def _check_residency(ref: Reference, zones: dict[str, None], sheet: Sheet) -> No
     sheet.mistake(ref.path, f"`{ref.name}` is neither a territory nor the zone of a region", fix, ref.file)
 
 
-def _check_proxies(sheet: Sheet) -> None:
+def _check_gateway(sheet: Sheet) -> None:
     for row in _rows(sheet, "gateway"):
         gateway: Gateway | None = row.struct
         if gateway is None:
             continue
+        if gateway.listen == gateway.admin_listen and not gateway.listen.endswith(":0"):
+            what, fix = "both listeners have the same address", "give metrics a port of their own"
+            sheet.mistake((*row.path, "admin_listen"), what, fix, row.file)
         if gateway.origin_header and not gateway.trusted_proxies:
             what, fix = "no proxy is trusted, so the header is never believed", "add `trusted_proxies`"
             sheet.warn((*row.path, "origin_header"), what, fix, row.file)

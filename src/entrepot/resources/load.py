@@ -48,9 +48,15 @@ def _load(files: Mapping[str, bytes], shipped: Mapping[str, bytes]) -> Loaded:
     texts: dict[str, str] = {}
     documents: dict[str, dict[str, Any]] = {}
     for file, data in files.items():
+        sheet.file = file
+        if file in named and named_packs(data):
+            what, fix = (
+                "a file with `[policy]` is named as a pack",
+                "take it out of `packs`; packs have tables of their own",
+            )
+            sheet.mistake(("policy", "packs"), what, fix)
         if file in named or "/" in file:
             continue
-        sheet.file = file
         text = decode(data, sheet)
         document = None if text is None else parse(text, sheet)
         if text is not None and document is not None:
