@@ -134,4 +134,4 @@ def refused(meaning: Meaning, answer: Answer, line: Line) -> Error:
 
 
 def retry_after_s(value: str) -> float:
-    return float(value) if value.isdigit() else 1.0
+    return float(value) if value.isdecimal() else 1.0
