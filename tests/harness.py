@@ -342,6 +342,7 @@ class Gateway:
     def __init__(self, world: World, home: Path, *arguments: str, tls: ssl.SSLContext | None = None) -> None:
         self.world = world
         self._out, self._err = home / "stdout", home / "stderr"
+        self._audited = 0
         command = [sys.executable, "-m", "entrepot", "gateway", "--world", str(world.folder), *arguments]
         environ = {**os.environ, "UPSTREAM_KEY": world.upstream_key, "PYTHONWARNINGS": "error"}
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -412,8 +413,9 @@ class Gateway:
             raise
 
     def audit(self) -> None:
-        """No secret and no content in anything that an operator collects; no traceback either."""
-        seen = {"log": self.log}
+        """No secret and no content in what an operator collects since the last look; no traceback either."""
+        log, seen = self.log, {}
+        seen["log"], self._audited = log[self._audited :], len(log)
         if self.process.poll() is None and self.admin.port:
             seen |= {"metrics": self.metrics(), "readyz": json.dumps(self.readiness())}
         for where, text in seen.items():
