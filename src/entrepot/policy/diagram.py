@@ -5,7 +5,7 @@ A node is the remaining question once some facts are known; equal questions are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -105,3 +105,30 @@ class Diagram:
         for child, ats in node.edges:
             for label, box in self.boxes(child):
                 yield label, ((self.dimensions[node.depth], ats), *box)
+
+
+def escapes(dimensions: Sequence[Dimension], term: int, others: int) -> bool:
+    """Whether some combination is tolerated by the term (one bit) and by none of the others."""
+    chosen = [[choice.row for choice in dimension.choices if choice.row & term] for dimension in dimensions]
+    if not all(chosen):
+        return False
+    seen: set[tuple[int, int]] = set()
+
+    def search(depth: int, left: int) -> bool:
+        while left and depth < len(dimensions) and not left & dimensions[depth].asked:
+            depth += 1
+        if not left or depth == len(dimensions) or (depth, left) in seen:
+            return not left
+        seen.add((depth, left))
+        return any(search(depth + 1, fewer) for fewer in _least({left & row for row in chosen[depth]}))
+
+    return search(0, others)
+
+
+def _least(masks: Iterable[int]) -> list[int]:
+    """The masks that contain no other: whoever wants terms gone need not look at the rest."""
+    found: list[int] = []
+    for mask in sorted(masks, key=int.bit_count):
+        if not any(known & mask == known for known in found):
+            found.append(mask)
+    return found

@@ -126,6 +126,10 @@ class SetTable:
             row = row | bits if holds else row & ~bits
         return row
 
+    def named(self) -> frozenset[str]:
+        """The names that some rule asks for."""
+        return frozenset(self._mentions)
+
     @staticmethod
     def _row(values: frozenset[str], asks: Iterable[Asks], full: int) -> int:
         for atoms, bits in asks:
