@@ -10,6 +10,7 @@ import msgspec
 from entrepot.policy.diagram import NOTHING, Box, Diagram, Label
 from entrepot.policy.model import Pack
 from entrepot.policy.segments import Segment, joined, segments
+from entrepot.policy.show import sentence
 from entrepot.policy.space import Dimension, Space
 
 REFUSED: Final = "allowed → refused"
@@ -21,7 +22,7 @@ Plain = tuple[tuple[str, tuple[str, ...]], ...]
 class Change(msgspec.Struct, frozen=True):
     """One box: all combinations of `facts` come out differently in `[from_ms, until_ms)`.
 
-    A fact that is not in `facts` does not matter. `count`: how many combinations that is.
+    A fact that is not in `facts` does not matter. `count`: how many combinations that is. `text` says it in words.
     """
 
     direction: str
@@ -30,6 +31,7 @@ class Change(msgspec.Struct, frozen=True):
     count: int
     facts: Plain
     rules: tuple[str, ...] = ()
+    text: str = ""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -50,33 +52,48 @@ def diff(old: Sequence[Pack], new: Sequence[Pack], at_ms: int | None = None) -> 
     return differences(space, stretches, space.dimensions, space.full)
 
 
+class _Found:
+    def __init__(self, box: Box) -> None:
+        self.box = box
+        self.rules: set[str] = set()
+        self.intervals: list[tuple[int | None, int | None]] = []
+
+
 def differences(space: Space, stretches: Iterable[Segment], free: Sequence[Dimension], mask: int) -> Difference:
     """The changes among the combinations of `free` facts that agree with the mask."""
     when: dict[tuple[int, ...], list[tuple[int | None, int | None]]] = {}
     for segment in stretches:
         if segment.masks[0] != segment.masks[1]:
             when.setdefault(segment.masks, []).append((segment.from_ms, segment.until_ms))
-    found: dict[tuple[str, Plain], tuple[int, set[str], list[tuple[int | None, int | None]]]] = {}
+    found: dict[tuple[str, Plain], _Found] = {}
     most: dict[str, int] = {}
     for (before, after), intervals in when.items():
-        diagram = Diagram(free, *_labels(space, before, after))
+        diagram = Diagram(free, *labels(space, before, after))
         root = diagram.build(mask & (before | after))
         for label, count in diagram.counts(root).items():
             most[label] = max(most.get(label, 0), count)
         for label, box in diagram.boxes(root):
             key = label, plain(box)
-            known = found.setdefault(key, (weight_of(free, box), set(), []))
-            known[1].update(_blamed(space, before, after, label, mask & row_of(space, box)))
-            known[2].extend(intervals)
+            known = found.setdefault(key, _Found(box))
+            known.rules.update(_blamed(space, before, after, label, mask & row_of(space, box)))
+            known.intervals.extend(intervals)
     changes = [
-        Change(label, start, until, count, facts, tuple(sorted(rules)))
-        for (label, facts), (count, rules, intervals) in found.items()
-        for start, until in joined(intervals)
+        Change(
+            label,
+            start,
+            until,
+            weight_of(free, one.box),
+            facts,
+            tuple(sorted(one.rules)),
+            sentence(one.box, space.sets),
+        )
+        for (label, facts), one in found.items()
+        for start, until in joined(one.intervals)
     ]
     return Difference(tuple(sorted(changes, key=_order)), dict(sorted(most.items())))
 
 
-def _labels(space: Space, before: int, after: int) -> tuple[Callable[[int], Label], Callable[[int], Label | None]]:
+def labels(space: Space, before: int, after: int) -> tuple[Callable[[int], Label], Callable[[int], Label | None]]:
     changed = before ^ after
 
     def permits(mask: int) -> bool:

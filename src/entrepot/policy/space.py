@@ -81,6 +81,7 @@ class Space:
     def __init__(self, releases: Sequence[Sequence[Pack]], *, as_if_in_force: bool = False) -> None:
         self._bits: dict[Shape, int] = {}
         self.times: tuple[Timeline, ...] = tuple(self._release(packs, as_if_in_force) for packs in releases)
+        self.sets = tuple(each for packs in releases[-1:] for pack in packs for each in pack.sets)
         self.rules = tuple(shape.rule for shape in self._bits)
         self.full = (1 << len(self._bits)) - 1
         self.forbid = sum(1 << at for shape, at in self._bits.items() if shape.effect == "forbid")

@@ -1,0 +1,96 @@
+"""Analysis in words: boxes of facts as sentences, instants as ISO 8601."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from entrepot.policy.diagram import Box
+from entrepot.policy.facts import FACTS, OTHER
+from entrepot.policy.model import Set
+from entrepot.policy.space import NO, OWNERS, YES, Dimension
+from entrepot.resources.model import UNKNOWN
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LISTED: Final = 8
+
+
+def iso(at_ms: int) -> str:
+    """`2024-07-09T00:00:00Z`, with milliseconds where there are any. Far dates are the farthest that can be written."""
+    try:
+        text = (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds")
+    except OverflowError:
+        return "9999-12-31T23:59:59Z" if at_ms > 0 else "0001-01-01T00:00:00Z"
+    return text.replace(".000+", "+").replace("+00:00", "Z")
+
+
+def milliseconds(text: str) -> int:
+    """The instant of an ISO 8601 text with its offset. Raises `ValueError`."""
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError(f"`{text}` has no offset; write it like `2024-07-09T00:00:00Z`")
+    return (instant - _EPOCH) // timedelta(milliseconds=1)
+
+
+def period(from_ms: int | None, until_ms: int | None) -> str:
+    start = "" if from_ms is None else f"from {iso(from_ms)}"
+    end = "" if until_ms is None else f"until {iso(until_ms)}"
+    return f"{start} {end}".strip() or "at all times"
+
+
+def sentence(box: Box, sets: Iterable[Set]) -> str:
+    """`direct calls from HK to provider openai`: every combination of facts in the box."""
+    lists = {each.name: frozenset(member.value for member in each.members) for each in sets}
+    said = {dimension.label: _values(dimension, ats, lists) for dimension, ats in box}
+    words = [
+        said.pop("account.channel", ""),
+        said.pop("operation", ""),
+        "calls",
+        *(f"{word} {said.pop(fact)}" for fact, word in _PREPOSITIONS.items() if fact in said),
+    ]
+    rest = [f"{label} is {values}" for label, values in said.items()]
+    return " ".join(filter(None, words)) + (f", where {' and '.join(rest)}" if rest else "")
+
+
+_PREPOSITIONS: Final[Mapping[str, str]] = {
+    "origin.territory": "from",
+    "origin.network": "over",
+    "org.territory": "by organizations of",
+    "target.provider": "to provider",
+    "target.model": "for model",
+    "target.region": "in region",
+}
+
+
+def _values(dimension: Dimension, ats: Sequence[int], lists: Mapping[str, frozenset[str]]) -> str:
+    chosen = {value for at in ats for value in dimension.choices[at].values}
+    if chosen <= {YES, NO} or dimension.fact == OWNERS:
+        return " or ".join(sorted(chosen))
+    everything = {value for choice in dimension.choices for value in choice.values}
+    known = chosen - {UNKNOWN}
+    if OTHER in chosen:
+        text = _but(everything - chosen - {UNKNOWN}, dimension.fact, lists)
+    elif FACTS[dimension.fact].kind == "closed" and len(chosen) * 2 > len(everything) > 3:
+        return "all but " + ", ".join(sorted(everything - chosen))
+    else:
+        text = _list(known, lists)
+    if UNKNOWN in chosen:
+        return f"{text} or unknown" if known else UNKNOWN
+    return f"known {text}" if OTHER in chosen and UNKNOWN in everything else text
+
+
+def _but(excluded: set[str], fact: str, lists: Mapping[str, frozenset[str]]) -> str:
+    if not excluded:
+        return "anywhere" if fact.endswith("territory") else "any"
+    where = "territories outside" if fact.endswith("territory") else "any but"
+    return f"{where} {_list(excluded, lists)}"
+
+
+def _list(values: set[str], lists: Mapping[str, frozenset[str]]) -> str:
+    for name, members in lists.items():
+        if len(values) > 1 and values == members:
+            return f"@{name}"
+    if len(values) <= _LISTED:
+        return ", ".join(sorted(values))
+    return f"{', '.join(sorted(values)[: _LISTED - 2])} and {len(values) - _LISTED + 2} more"
