@@ -132,3 +132,32 @@ def _least(masks: Iterable[int]) -> list[int]:
         if not any(known & mask == known for known in found):
             found.append(mask)
     return found
+
+
+def merged(boxes: Iterable[tuple[Label, Box]], dimensions: Sequence[Dimension]) -> list[tuple[Label, Box]]:
+    """The same combinations in fewer boxes: those that differ in one dimension only become one, until none are left."""
+    everything = {at: frozenset(range(len(dimension.choices))) for at, dimension in enumerate(dimensions)}
+    order = {id(dimension): at for at, dimension in enumerate(dimensions)}
+    found = {(label, frozenset((order[id(of)], frozenset(ats)) for of, ats in box)) for label, box in boxes}
+    fewer = True
+    while fewer:
+        size = len(found)
+        for at in {at for _, box in found for at, _ in box}:
+            found = _joined_along(at, found, everything[at])
+        fewer = len(found) < size
+    return [
+        (label, tuple((dimensions[at], tuple(sorted(ats))) for at, ats in sorted(box, key=lambda one: one[0])))
+        for label, box in found
+    ]
+
+
+_Found = tuple[Label, frozenset[tuple[int, frozenset[int]]]]
+
+
+def _joined_along(at: int, boxes: Iterable[_Found], whole: frozenset[int]) -> set[_Found]:
+    alike: dict[_Found, frozenset[int]] = {}
+    for label, box in boxes:
+        own = next((ats for dimension, ats in box if dimension == at), whole)
+        key = label, frozenset(one for one in box if one[0] != at)
+        alike[key] = alike.get(key, frozenset()) | own
+    return {(label, rest if ats == whole else rest | {(at, ats)}) for (label, rest), ats in alike.items()}

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from entrepot.policy.diagram import NOTHING, Box, Diagram, Label
+from entrepot.policy.diagram import NOTHING, Box, Diagram, Label, merged
 from entrepot.policy.model import Pack
 from entrepot.policy.segments import Segment, joined, segments
 from entrepot.policy.show import sentence
@@ -72,7 +72,7 @@ def differences(space: Space, stretches: Iterable[Segment], free: Sequence[Dimen
         root = diagram.build(mask & (before | after))
         for label, count in diagram.counts(root).items():
             most[label] = max(most.get(label, 0), count)
-        for label, box in diagram.boxes(root):
+        for label, box in merged(diagram.boxes(root), free):
             key = label, plain(box)
             known = found.setdefault(key, _Found(box))
             known.rules.update(_blamed(space, before, after, label, mask & row_of(space, box)))

@@ -1,0 +1,28 @@
+"""Fresh lists to compare sets with, as a TOML file `set.NAME = ["DE", …]` or `[set.NAME]` with `territories`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+
+from entrepot.policy.model import Set
+
+
+def fresh_lists(data: bytes, sets: Mapping[str, Set]) -> dict[str, list[str]]:
+    """The values by set. Raises `ValueError` when the file is not such a list, or names a set that does not exist."""
+    try:
+        raw = tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from error
+    given = raw.get("set")
+    if not isinstance(given, dict) or not given:
+        raise ValueError('no list in it; write `set.NAME = ["DE", …]`')
+    found = {}
+    for name, item in given.items():
+        if name not in sets:
+            raise ValueError(f"unknown set `{name}`")
+        values = item.get(sets[name].kind) if isinstance(item, dict) else item
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ValueError(f"`set.{name}` is not a list of texts")
+        found[name] = values
+    return found

@@ -1,0 +1,212 @@
+"""`entrepot policy …`: exit statuses, what is printed, and the JSON that scripts read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from entrepot.cli.policy import app
+
+WORLD = """
+[gateway]
+territory = "JP"
+[[operator]]
+name = "harbour"
+legal_name = "Harbour K.K."
+territory = "JP"
+[[region]]
+name = "japaneast"
+territory = "JP"
+operator = "harbour"
+[[provider]]
+name = "openai"
+[[upstream]]
+name = "jp-1"
+provider = "openai"
+region = "japaneast"
+api = "openai"
+base_url = "https://jp.example/v1"
+credential = "none"
+models = { "gpt-4o@1" = "gpt-4o" }
+[[organization]]
+name = "meridian"
+legal_name = "Meridian K.K."
+territory = "JP"
+entity_type = "enterprise"
+kyc = "approved"
+kyc_expires = 2090-01-01T00:00:00Z
+screening = "clear"
+[[subscription]]
+id = "22222222-2222-4222-8222-222222222222"
+organization = "meridian"
+[[account]]
+name = "meridian-ai"
+subscription = "22222222-2222-4222-8222-222222222222"
+resource_group = "rg"
+location = "japaneast"
+channel = "direct"
+operator = "harbour"
+keys = { key1 = "env:KEY" }
+[[account.deployment]]
+name = "chat"
+model = "gpt-4o"
+version = "1"
+[policy]
+packs = ["entrepot:base", "entrepot:openai-api", "own.toml"]
+"""
+OWN = """
+[pack]
+id = "own"
+source = { title = "own" }
+[[rule]]
+id = "OWN-1"
+effect = "forbid"
+from = 2080-01-01T00:00:00Z
+until = 2085-01-01T00:00:00Z
+when = { operation = "chat", origin.territory = "JP" }
+reason = "closed"
+clause = "1"
+[[case]]
+rule = "OWN-1"
+want = "refuse"
+at = 2080-01-01T00:00:00Z
+facts = { operation = "chat", origin.territory = "JP" }
+[[case]]
+rule = "OWN-1"
+want = "allow"
+at = 2079-12-31T23:59:59.999Z
+[[invariant]]
+id = "OWN-I"
+claim = "no direct call from an unsupported territory reaches openai"
+never = { target.provider = "openai", account.channel = "direct", origin.territory = "@!openai_supported" }
+from = 2024-07-09T00:00:00Z
+"""
+CALL = ["--account", "meridian-ai", "--deployment", "chat"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    return write(tmp_path / "world", OWN)
+
+
+def write(folder: Path, own: str) -> Path:
+    folder.mkdir()
+    (folder / "world.toml").write_text(WORLD)
+    (folder / "own.toml").write_text(own)
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def read(*arguments: object) -> Any:
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+def test_check_tells_of_rules_to_come(world: Path) -> None:
+    done = run("check", world)
+    assert done.exit_code == 0
+    assert "meridian-ai/chat: OWN-1 refuses calls from 2080-01-01T00:00:00Z, in " in done.stdout
+    found = read("check", world)
+    assert [one["severity"] for one in found["findings"]] == ["note"]
+    assert found["announced"][0]["from"] == "2080-01-01T00:00:00Z"
+
+
+def test_check_against_a_fresh_list(world: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh.toml"
+    fresh.write_text('set.openai_supported = ["JP", "DE", "HK"]')
+    done = run("check", world, "--against", fresh)
+    assert done.exit_code == 1
+    assert "@openai_supported: missing HK; no longer listed AD, AE" in done.stdout
+    fresh.write_text('set.nothing = ["JP"]')
+    assert run("check", world, "--against", fresh).exit_code == 2
+
+
+def test_errors_of_packs_go_to_stderr_with_status_1(tmp_path: Path) -> None:
+    folder = write(tmp_path / "world", OWN.replace("origin.territory", "origin.teritory"))
+    done = run("check", folder)
+    assert done.exit_code == 1
+    assert "own.toml:9: rule `OWN-1`: unknown fact `origin.teritory`; did you mean `origin.territory`?" in done.stderr
+
+
+def test_cases(world: Path, tmp_path: Path) -> None:
+    assert run("test", world).exit_code == 0
+    broken = write(
+        tmp_path / "broken", OWN.replace('operation = "chat", origin.territory = "JP" }\n[', 'operation = "chat" }\n[')
+    )
+    done = run("test", broken)
+    assert done.exit_code == 1
+    assert "but not with origin.territory = " in done.stdout
+    assert read("test", broken)["failed"] == 1
+
+
+def test_explain_has_the_documented_form(world: Path) -> None:
+    found = read("explain", world, *CALL, "--origin", "CN", "--at", "2024-07-09T00:00:00Z")
+    assert list(found) == ["decision", "code", "release", "at", "targets", "would_allow"]
+    assert (found["decision"], found["code"]) == ("refuse", "unsupported_territory")
+    (target,) = found["targets"]
+    assert target | {"rules": None} == {
+        "upstream": "jp-1", "region": "japaneast", "territory": "JP", "decision": "refuse",
+        "code": "unsupported_territory", "rules": None,
+    }  # fmt: skip
+    assert target["rules"][0]["id"] == "OPENAI-TERR-01"
+    assert set(target["rules"][0]) >= {"id", "effect", "source", "clause"}
+    assert found["would_allow"] == [[{"fact": "account.channel", "is": "direct", "to": "cloud"}]]
+    assert read("explain", world, *CALL, "--origin", "CN", "--at", "2024-07-08T23:59:59Z")["decision"] == "allow"
+
+
+def test_explain_always_ends_with_0_but_for_wrong_usage(world: Path) -> None:
+    assert run("explain", world, *CALL, "--origin", "unknown").exit_code == 0
+    assert run("explain", world, *CALL, "--origin", "EU").exit_code == 2
+    assert run("explain", world, *CALL, "--origin", "JP", "--network", "carrier").exit_code == 2
+    assert run("explain", world, *CALL, "--origin", "JP", "--operation", "fly").exit_code == 2
+    assert run("explain", world, *CALL, "--origin", "JP", "--at", "2024-07-09").exit_code == 2
+    assert run("explain", world, "--account", "x", "--deployment", "y", "--origin", "JP").exit_code == 2
+
+
+def test_timeline(world: Path) -> None:
+    found = read("timeline", world, *CALL, "--origin", "JP")["timeline"]
+    assert [(one["from"], one["decision"], one["because"]) for one in found] == [
+        (None, "allow", []),
+        ("2080-01-01T00:00:00Z", "refuse", ["OWN-1 takes effect"]),
+        ("2085-01-01T00:00:00Z", "allow", ["OWN-1 ends"]),
+        ("2090-01-01T00:00:00Z", "refuse", ["org.kyc: approved → expired"]),
+    ]
+    assert "OWN-1 takes effect" in run("timeline", world, *CALL, "--origin", "JP").stdout
+
+
+def test_diff_of_worlds_and_of_packs(world: Path, tmp_path: Path) -> None:
+    assert run("diff", world, world).exit_code == 0
+    other = write(tmp_path / "other", OWN.replace("2080", "2026", 1))
+    done = run("diff", world, other)
+    assert done.exit_code == 1
+    assert "chat calls from JP" in done.stdout
+    assert "touches meridian-ai/chat on jp-1: allowed → refused, from 2026-01-01T00:00:00Z" in done.stdout
+    found = read("diff", world, other)
+    assert found["old"] != found["new"]
+    assert found["changes"][0]["rules"] == ["OWN-1"]
+    assert read("diff", world, other, "--at", "2025-01-01T00:00:00Z")["changes"] == []
+
+
+def test_prove(world: Path, tmp_path: Path) -> None:
+    assert "proved  OWN-I" in run("prove", world).stdout
+    more = tmp_path / "more.toml"
+    more.write_text(
+        '[pack]\nid = "m"\n[[invariant]]\nid = "M"\nclaim = "nobody is served"\nnever = { operation = "chat" }\n'
+    )
+    done = run("prove", world, more)
+    assert done.exit_code == 1
+    assert "refuted M: nobody is served" in done.stdout
+
+
+def test_release_and_show(world: Path, tmp_path: Path) -> None:
+    assert run("release", world).stdout.startswith("sha256:")
+    assert read("release", world)["packs"][2]["id"] == "own"
+    assert "forbid OPENAI-TERR-01, in_force, from 2024-07-09T00:00:00Z" in run("show", world).stdout
+    failing = write(tmp_path / "failing", OWN.replace('want = "allow"', 'want = "refuse"'))
+    assert run("release", failing).exit_code == 1
