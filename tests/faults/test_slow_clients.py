@@ -178,9 +178,17 @@ def test_a_client_that_reads_nothing_is_cut(whole: bool) -> None:
     run(test)
 
 
-def test_a_client_that_reads_slowly_is_not_cut() -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["stream", "answer"])
+def test_a_client_that_reads_slowly_is_not_cut(whole: bool) -> None:
     async def handle(exchange: Exchange) -> None:
-        exchange.respond(200, b"", b"x" * 6_000_000)
+        if whole:
+            exchange.respond(200, b"", b"x" * 6_000_000)
+            return
+        exchange.start(200, b"")
+        for size in (8_000_000, 20_000_000):
+            exchange.write(b"x" * size)
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(60)
 
     async def test() -> None:
         async with serving(handle) as (_, port):

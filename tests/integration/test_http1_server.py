@@ -147,19 +147,6 @@ def test_a_handler_is_cancelled_at_once_when_its_client_is_gone(how: str) -> Non
     run(test)
 
 
-def test_a_client_gone_before_its_handler_first_ran_leaves_nothing_behind() -> None:
-    async def test() -> None:
-        async with serving(echo) as (server, port):
-            for _ in range(20):
-                sock = socket.create_connection(("127.0.0.1", port))
-                sock.sendall(GET % b"/")
-                sock.close()
-            await asyncio.sleep(0.05)
-            await until(lambda: server.connections == 0 and server.running == 0)
-
-    run(test)
-
-
 def test_too_much_sent_ahead_cuts_the_connection() -> None:
     async def test() -> None:
         cancelled = asyncio.Event()
@@ -180,6 +167,20 @@ def test_too_much_sent_ahead_cuts_the_connection() -> None:
             with pytest.raises(ConnectionError):
                 await reader.read()
             writer.close()
+
+    run(test)
+
+
+def test_too_much_sent_ahead_at_once_cuts_before_the_handler_runs() -> None:
+    async def test() -> None:
+        async with serving(echo) as (server, port):
+            for _ in range(5):
+                reader, writer = await connect(port)
+                writer.write(GET % b"/" + b"x" * 200_000)
+                with pytest.raises(ConnectionError):
+                    await reader.read()
+                writer.close()
+            await until(lambda: server.connections == 0 and server.running == 0)
 
     run(test)
 
@@ -545,6 +546,32 @@ def test_drain_cuts_what_does_not_finish() -> None:
             writer.close()
 
     run(test)
+
+
+def test_drain_leaves_no_word_of_handlers_that_it_cut(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        entered = asyncio.Event()
+
+        async def handle(exchange: Exchange) -> None:
+            if exchange.request.path == "/stream":
+                exchange.start(200, b"")
+            entered.set()
+            await asyncio.Event().wait()
+
+        async with serving(handle) as (server, port):
+            writers = [(await connect(port))[1] for _ in range(2)]
+            for path, writer in zip((b"/", b"/stream"), writers, strict=True):
+                entered.clear()
+                writer.write(GET % path)
+                await entered.wait()
+            await server.drain(0.05)
+            assert (server.connections, server.running) == (0, 0)
+            for writer in writers:
+                writer.close()
+
+    with caplog.at_level(logging.WARNING):
+        run(test)
+    assert caplog.records == []
 
 
 def test_an_idle_connection_costs_little_memory() -> None:
