@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 
@@ -37,8 +39,8 @@ class Admin:
 
     def __init__(
         self,
-        readiness: Callable[[], Awaitable[Readiness]],
-        reports: Callable[[], Awaitable[list[Report]]],
+        readiness: Callable[[], Coroutine[Any, Any, Readiness]],
+        reports: Callable[[], Coroutine[Any, Any, list[Report]]],
     ) -> None:
         self._readiness = readiness
         self._reports = reports
@@ -55,9 +57,9 @@ class Admin:
         if request.method not in {"GET", "HEAD"}:
             exchange.respond(405, _TEXT, b"only GET\n")
         elif request.path == "/metrics":
-            exchange.respond(200, _METRICS, exposition(CATALOGUE, await self._reports()))
+            exchange.respond(200, _METRICS, exposition(CATALOGUE, await asyncio.create_task(self._reports())))
         elif request.path == "/readyz":
-            readiness = await self._readiness()
+            readiness = await asyncio.create_task(self._readiness())
             exchange.respond(200 if readiness.ready else 503, _JSON, msgspec.json.encode(readiness))
         elif request.path == "/healthz":
             exchange.respond(200, _TEXT, b"ok\n")

@@ -26,6 +26,12 @@ CLOSE_S: Final = 1.0
 MAX_LINES: Final = 64
 
 
+def _discard_unwanted(opening: asyncio.Task[Connection]) -> None:
+    """A connection that was open just when nobody wanted it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().discard()
+
+
 class Pool:
     """Connections to one endpoint: as many as there are calls, at most `max_idle` kept between calls, for `idle_s`.
 
@@ -126,9 +132,15 @@ class Pool:
             raise Fault("connect", "the pool is closed", sent=sent)
         limit_s = max(min(self._timeouts.connect_s, total_by - loop.time()), 0.0)
         try:
-            connection = await self._connector.open(lambda: Connection(self, loop), limit_s)
+            # In a Task of its own: its time limits need one, and the caller may be a Run.
+            opening = loop.create_task(self._connector.open(lambda: Connection(self, loop), limit_s))
+            connection = await opening
         except Fault as fault:
             fault.sent = sent
+            raise
+        except asyncio.CancelledError:
+            if not opening.cancel():
+                opening.add_done_callback(_discard_unwanted)
             raise
         if self._late(connection):
             connection.discard()
@@ -192,7 +204,8 @@ class Pool:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for connection in tuple(self._busy):
-            self._judge(connection, now)
+            if connection in self._busy:  # one that is failed wakes its call, and that may end others
+                self._judge(connection, now)
         for connection in tuple(self._idle):
             if now - connection.idle_since < self._idle_s:
                 break

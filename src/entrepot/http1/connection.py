@@ -95,18 +95,13 @@ class Connection(asyncio.Protocol):
         self.server.clock.watch(self, self.server.clock.now + self.server.limits.idle_s)
 
     def data_received(self, data: bytes) -> None:
-        if self._state >= _LINGERING:
-            return
-        buffer = self._buffer
-        if not buffer:
-            self._buffer = data
-        elif isinstance(buffer, bytearray):
+        if self._state == _IDLE and not self._buffer and not self.paused:
+            self._read_head(data)
+        elif self._state < _LINGERING:
+            buffer = self._buffer
+            if not isinstance(buffer, bytearray):
+                buffer = self._buffer = bytearray(buffer)
             buffer += data
-        else:
-            self._buffer = bytearray(buffer) + data
-        if self._state <= _HEAD and not self.paused:
-            self._read_head()
-        else:
             self._advance()
 
     def eof_received(self) -> None:
@@ -197,12 +192,13 @@ class Connection(asyncio.Protocol):
             self.cut()
 
     def cut(self) -> None:
-        """Closes with a reset; what is unsent is dropped."""
+        """Closes with a reset and cancels the handler; what is unsent is dropped."""
         self._state = _CLOSING
         raw = self._transport.get_extra_info("socket")
         if raw is not None and raw.family != socket.AF_UNIX:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+        self._lose()
 
     def drain(self) -> None:
         """Closes if nothing has been asked."""
@@ -215,18 +211,17 @@ class Connection(asyncio.Protocol):
         """Goes on with what has been received, as far as that leads. Does nothing if called once too often."""
         if self._state <= _HEAD and not self.paused:
             if self._buffer:
-                self._read_head()
+                self._read_head(self._buffer)
         elif self._state == _BODY:
             self._read_body()
         elif len(self._buffer) > PIPELINE_BYTES:
             self.cut()
-            self._lose()
 
-    def _read_head(self) -> None:
-        buffer = self._buffer
+    def _read_head(self, buffer: bytes | bytearray) -> None:
         end = buffer.find(b"\r\n\r\n", self._seen) + 4
         try:
             if end == 3:
+                self._buffer = buffer
                 self._await_head(buffer)
                 return
             if isinstance(buffer, bytearray):
@@ -288,13 +283,14 @@ class Connection(asyncio.Protocol):
         self._begin(request)
 
     def _begin(self, request: Incoming) -> None:
+        if len(self._buffer) > PIPELINE_BYTES:
+            self.cut()
+            return
         self._state = _BUSY
         self.deadline = NEVER
         exchange = self._exchange = Exchange(request, self)
+        # INVARIANT: the last thing done here: the handler runs within this call, and may have answered after it.
         self.server.begin(exchange)
-        if len(self._buffer) > PIPELINE_BYTES:
-            self.cut()
-            self._lose()
 
     # Between and after requests.
 

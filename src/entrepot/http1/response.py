@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from entrepot.http1.run import Wait
+
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from entrepot.http1.message import Headers
@@ -38,12 +39,12 @@ class Response:
 
     __slots__ = ("_blocks", "_connection", "_failure", "_limit", "_size", "_waiter", "headers", "status")
 
-    def __init__(self, connection: Connection, waiter: asyncio.Future[None]) -> None:
+    def __init__(self, connection: Connection, waiter: Wait) -> None:
         self.status = 0
         self.headers: Headers = {}
         self._connection: Connection | None = connection
         """None once the answer is whole or failed: from then on the connection belongs to others."""
-        self._waiter: asyncio.Future[None] | None = waiter
+        self._waiter: Wait | None = waiter
         self._failure: BaseException | None = None
         self._blocks: list[bytes] = []
         self._size = 0
@@ -96,7 +97,7 @@ class Response:
             raise self._failure
 
     async def _settled(self, connection: Connection) -> None:
-        self._waiter = waiter = connection.loop.create_future()
+        self._waiter = waiter = Wait(connection.loop)
         try:
             await waiter
         except BaseException:

@@ -14,6 +14,7 @@ from entrepot.http1.clock import Clock
 from entrepot.http1.connection import LINGER_S, Connection
 from entrepot.http1.exchange import ENDED, Exchange
 from entrepot.http1.head import HeadParser
+from entrepot.http1.run import Run
 
 if TYPE_CHECKING:
     import socket
@@ -37,6 +38,7 @@ class Server:
     """Serves any number of listening sockets. To be made and used inside a running event loop.
 
     A handler whose client is gone is cancelled. One that raises is answered for with 500, or cut if it had begun.
+    Handlers are driven by `Run`, not by Tasks: see there what that asks of them.
     """
 
     def __init__(self, handle: Handle, render_error: RenderError, limits: Limits) -> None:
@@ -49,7 +51,7 @@ class Server:
         self._render_error = render_error
         self._listeners: list[asyncio.Server] = []
         self._open: set[Connection] = set()
-        self._running: dict[Exchange, asyncio.Task[None]] = {}
+        self._running: dict[Exchange, Run] = {}
         self._quiet = asyncio.Event()
 
     @property
@@ -81,23 +83,23 @@ class Server:
             listener.close()
         for connection in list(self._open):
             connection.drain()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._until_quiet()
-        except TimeoutError:
+        if not await self._quiet_within(timeout_s):
             for connection in list(self._open):
                 connection.cut()
-            tasks = list(self._running.values())
             for exchange in list(self._running):
                 self.cancel(exchange)
-            if tasks:
-                await asyncio.wait(tasks, timeout=_SETTLE_S)
+            await self._quiet_within(_SETTLE_S)
         self.clock.stop()
 
-    async def _until_quiet(self) -> None:
-        while self._open or self._running:
-            self._quiet.clear()
-            await self._quiet.wait()
+    async def _quiet_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                while self._open or self._running:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        except TimeoutError:
+            return False
+        return True
 
     # What connections call.
 
@@ -110,14 +112,13 @@ class Server:
             self._quiet.set()
 
     def begin(self, exchange: Exchange) -> None:
-        self._running[exchange] = self.loop.create_task(self._run(exchange))
+        run = self._running[exchange] = Run(self._run(exchange))
+        run.step()
 
     def cancel(self, exchange: Exchange) -> None:
-        task = self._running.get(exchange)
-        if task is not None:
-            task.cancel()
-            # A task that is cancelled before its first step never gets to its own `finally`.
-            task.add_done_callback(lambda _: self._forget(exchange))
+        run = self._running.get(exchange)
+        if run is not None:
+            run.cancel()
 
     def render(self, path: str, status: int, message: str) -> tuple[bytes, bytes]:
         try:

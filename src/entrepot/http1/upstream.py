@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 import httptools
 
 from entrepot.http1.response import Fault, Response
+from entrepot.http1.run import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,9 +146,9 @@ class Connection(asyncio.Protocol):
 
     # Requests
 
-    def begin(self, request: bytes, head_by: float, total_by: float) -> tuple[Response, asyncio.Future[None]]:
-        """Send `request` in one write. The future is done when the head is complete or the call failed."""
-        waiter = self.loop.create_future()
+    def begin(self, request: bytes, head_by: float, total_by: float) -> tuple[Response, Wait]:
+        """Send `request` in one write. The wait is over when the head is complete or the call failed."""
+        waiter = Wait(self.loop)
         self.response = response = Response(self, waiter)
         self.headers = response.headers
         self.head_by = head_by
@@ -359,15 +360,14 @@ class Connection(asyncio.Protocol):
     # Ends
 
     def _wake(self, response: Response) -> None:
+        # INVARIANT: the last thing that is done here: who waits goes on within the call, and may begin anything.
         waiter = response._waiter
         if waiter is not None:
             response._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+            waiter.wake()
 
     def _detach(self, response: Response) -> None:
         self.response = self.sink = response._connection = None
-        self._wake(response)
 
     def _complete(self) -> None:
         response = self.response
@@ -384,6 +384,7 @@ class Connection(asyncio.Protocol):
             self.owner.free(self)
         else:
             self.discard()
+        self._wake(response)
 
     def fail(self, failure: BaseException) -> None:
         """End the exchange, if one runs, with `failure`, and close the connection at once."""
@@ -395,6 +396,8 @@ class Connection(asyncio.Protocol):
             self.closed = True
             self.owner.leave(self)
             self.transport.abort()
+        if response is not None:
+            self._wake(response)
 
     def discard(self) -> None:
         """Close an idle connection in order."""
