@@ -131,7 +131,7 @@ def test_errors_of_packs_go_to_stderr_with_status_1(tmp_path: Path) -> None:
     folder = write(tmp_path / "world", OWN.replace("origin.territory", "origin.teritory"))
     done = run("check", folder)
     assert done.exit_code == 1
-    assert "own.toml:9: rule `OWN-1`: unknown fact `origin.teritory`; did you mean `origin.territory`?" in done.stderr
+    assert "own.toml:10: rule `OWN-1`: unknown fact `origin.teritory`; did you mean `origin.territory`?" in done.stderr
 
 
 def test_cases(world: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from entrepot import policy
 from entrepot.policy.cases import run_cases, untested
+from entrepot.policy.check import check
+from entrepot.policy.prove import prove
 from entrepot.resources.model import PackSource
 from entrepot.resources.territories import CODES
 
@@ -88,3 +90,18 @@ def test_the_openai_list_is_the_sourced_one() -> None:
 def test_an_unknown_shipped_pack() -> None:
     with pytest.raises(KeyError):
         policy.shipped("entrepot:../pyproject")
+
+
+def test_the_invariants_of_the_shipped_packs_hold_together() -> None:
+    packs = policy.parse([policy.shipped(each) for each in policy.shipped_names()])
+    proofs = list(prove(packs))
+    assert len(proofs) >= 8
+    assert all(proof.proved and not proof.vacuous for proof in proofs)
+
+
+def test_the_shipped_packs_have_nothing_but_notes() -> None:
+    packs = policy.parse([policy.shipped(each) for each in policy.shipped_names()])
+    found = check(packs)
+    covered = {one.subject for one in found if "other rules cover it" in one.what}
+    assert covered == set()
+    assert {one.severity for one in found} == {"note"}
