@@ -32,6 +32,7 @@ class Upstreams:
 
     def __init__(self) -> None:
         self._lines: dict[str, Line] = {}
+        self._retired: set[Pool] = set()
         self._tls: ssl.SSLContext | None = None
 
     def adopt(self, snapshot: Snapshot) -> Lines:
@@ -52,12 +53,17 @@ class Upstreams:
         return {name: line.health.healthy for name, line in self._lines.items()}
 
     async def close(self) -> None:
-        for line in self._lines.values():
-            await line.pool.close()
+        for pool in [*self._retired, *(line.pool for line in self._lines.values())]:
+            await pool.close()
 
     def _retire(self, line: Line) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_later(line.timeouts.total_s + 1.0, lambda: loop.create_task(line.pool.close()))
+        self._retired.add(line.pool)
+        loop.call_later(line.timeouts.total_s + 1.0, lambda: loop.create_task(self._end(line.pool)))
+
+    async def _end(self, pool: Pool) -> None:
+        await pool.close()
+        self._retired.discard(pool)
 
     def _tls_for(self, endpoint: Endpoint) -> ssl.SSLContext | None:
         if endpoint.scheme != "https":
