@@ -110,6 +110,9 @@ class Hand:
                     self.revision, self.problem = message.revision, None
                 case Rejected():
                     self.problem = message.problem
+                    log.error(
+                        "worker rejects the world; the one before stays", extra={"fields": {"problem": self.problem}}
+                    )
                 case Status():
                     if self._answer is not None and not self._answer.done():
                         self._answer.set_result(message)

@@ -14,7 +14,8 @@ from entrepot.gateway.admin import Admin, Readiness
 from entrepot.gateway.channel import Load
 from entrepot.gateway.hand import Hand
 from entrepot.gateway.metrics import CATALOGUE
-from entrepot.gateway.watch import edits
+from entrepot.gateway.tls import server_tls
+from entrepot.gateway.watch import edits, watched
 from entrepot.resources.folder import Mark, fingerprint, read_world
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Snapshot, compile_files
@@ -34,12 +35,16 @@ class Parent:
         self._hands: list[Hand] = []
         self._load = Load(0, {})
         self._problem: str | None = None
+        self._watched: set[str] = set()
+        self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._progress = asyncio.Event()
 
     async def run(self, ready: Callable[[str, str], None]) -> None:
         """Raises WorldInvalid before anything is opened. `ready` gets the data and admin URLs once calls are served."""
         files = read_world(self._folder)
+        self._watched = watched(files)
         mark = fingerprint(self._folder, files)
         snapshot = await self._take(files)
         gateway = snapshot.gateway
@@ -68,7 +73,7 @@ class Parent:
     async def readiness(self) -> Readiness:
         statuses = [status for hand in self._hands if (status := await hand.status()) is not None]
         serving = [status for status in statuses if status.revision]
-        problem = self._problem or next((hand.problem for hand in self._hands if hand.problem), None)
+        problem = self._first_problem()
         return Readiness(
             ready=len(serving) == len(self._hands) and not self._stopping.is_set(),
             revision=min((status.revision for status in serving), default=0),
@@ -84,31 +89,39 @@ class Parent:
         metrics = self._metrics
         metrics.set("entrepot_workers", len(statuses))
         metrics.set("entrepot_world_revision", min((s.revision for s in statuses), default=0))
-        metrics.set("entrepot_world_invalid", self._problem is not None)
+        metrics.set("entrepot_world_invalid", self._first_problem() is not None)
         metrics.set("entrepot_worker_restarts_total", sum(hand.restarts for hand in self._hands))
         return [metrics.report(), *(status.report for status in statuses)]
 
+    def _first_problem(self) -> str | None:
+        return self._problem or next((hand.problem for hand in self._hands if hand.problem), None)
+
     async def reload(self) -> None:
         """Read the files and serve them; files that do not compile change nothing but `problem`."""
-        try:
-            await self._take(read_world(self._folder))
-        except (WorldInvalid, OSError) as error:
-            self._problem = str(error)
-            log.error("world is invalid; the one before stays", extra={"fields": {"problem": str(error)}})
-            return
-        self._problem = None
-        log.info("world loaded", extra={"fields": {"revision": self._load.revision}})
-        for hand in self._hands:
-            await hand.load(self._load)
+        async with self._reloading:  # one after the other, so that what was read last is what is served
+            try:
+                files = read_world(self._folder)
+                self._watched = watched(files)
+                await self._take(files)
+            except (WorldInvalid, OSError) as error:
+                self._problem = str(error)
+                log.error("world is invalid; the one before stays", extra={"fields": {"problem": str(error)}})
+                return
+            self._problem = None
+            log.info("world loaded", extra={"fields": {"revision": self._load.revision}})
+            for hand in self._hands:
+                await hand.load(self._load)
 
     async def _take(self, files: dict[str, bytes]) -> Snapshot:
         # Compiled here first, so that no worker ever sees a world that does not compile.
         snapshot = await asyncio.to_thread(compile_files, files, self._config)
+        if snapshot.gateway.tls is not None:
+            server_tls(snapshot.gateway.tls)
         self._load = Load(self._load.revision + 1, files)
         return snapshot
 
     async def _watch(self, served: Mark) -> None:
-        async for _ in edits(self._folder, lambda: self._load.files, served):
+        async for _ in edits(self._folder, lambda: self._watched, served):
             await self.reload()
 
     async def _until_served(self) -> None:
@@ -128,9 +141,14 @@ class Parent:
 
     def _signals(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self.reload()))
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop)
+
+    def _reload_soon(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     def _stop(self) -> None:
         if self._stopping.is_set():  # asked twice: at once

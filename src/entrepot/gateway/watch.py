@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
-from entrepot.resources.folder import Mark, fingerprint
+from entrepot.resources.folder import Mark, fingerprint, inside, named_packs
 
 POLL_S = 0.1
 QUIET_S = 0.3
@@ -22,7 +22,8 @@ async def edits(folder: Path, named: Callable[[], Iterable[str]], served: Mark) 
     while True:
         await asyncio.sleep(POLL_S)
         try:
-            now = fingerprint(folder, named())
+            # Missing files are left out, so that naming fewer of them is no edit.
+            now = tuple(mark for mark in fingerprint(folder, named()) if mark[1])
         except OSError:
             continue
         if now != changed:
@@ -32,3 +33,8 @@ async def edits(folder: Path, named: Callable[[], Iterable[str]], served: Mark) 
             if quiet_s >= QUIET_S:
                 served = now
                 yield
+
+
+def watched(files: Mapping[str, bytes]) -> set[str]:
+    """The files of a world and the packs that they name, also those that are not there yet."""
+    return {*files, *(pack for data in files.values() for pack in named_packs(data) if inside(pack))}

@@ -17,6 +17,7 @@ from entrepot.config import Config
 from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Rejected, Status
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.serve import Gateway
+from entrepot.gateway.tls import load_certificate, server_tls
 from entrepot.http1.server import Server
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Snapshot, compile_files
@@ -40,10 +41,10 @@ class Worker:
         self._server: Server | None = None
         self._tls: ssl.SSLContext | None = None
         self._revision = 0
+        self._drain_s = 0.0
 
     async def run(self) -> None:
         ageing = asyncio.create_task(self._age())
-        timeout_s = 0.0
         while (message := await self._channel.receive()) is not None:
             match message:
                 case Load():
@@ -51,12 +52,12 @@ class Worker:
                 case Ask():
                     await self._channel.send(self._status())
                 case Drain():
-                    timeout_s = message.timeout_s
+                    self._drain_s = message.timeout_s
                     break
                 case _:
                     raise RuntimeError(f"a worker has no use for {type(message).__name__}")
         if self._server is not None:
-            await self._server.drain(timeout_s)
+            await self._server.drain(self._drain_s)
         ageing.cancel()
         await self._gateway.close()
         self._channel.close()
@@ -81,9 +82,13 @@ class Worker:
     async def _serve(self, snapshot: Snapshot) -> None:
         tls = snapshot.gateway.tls
         if tls is not None:
-            self._tls = self._tls or server_tls()
-            self._tls.load_cert_chain(tls.certificate, tls.key)
+            fresh = server_tls(tls)  # a pair that does not fit must not reach the context in use
+            if self._tls is None:
+                self._tls = fresh
+            else:
+                load_certificate(self._tls, tls)
         self._gateway.adopt(snapshot)
+        self._drain_s = snapshot.gateway.limits.drain_s  # should the parent die, calls end as they do at a stop
         if self._server is None:
             self._server = Server(self._gateway.serve, self._gateway.render_error, snapshot.gateway.limits)
             await self._server.start(self._listener, self._tls)
@@ -96,13 +101,6 @@ class Worker:
         self._metrics.set("entrepot_connections", connections)
         unhealthy = tuple(name for name, good in healthy.items() if not good)
         return Status(self._revision, connections, unhealthy, self._gateway.geo_problem(), self._metrics.report())
-
-
-def server_tls() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 async def work(control: socket.socket, listener: socket.socket, config: Config) -> None:
