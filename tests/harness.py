@@ -344,7 +344,12 @@ class Gateway:
         self._out, self._err = home / "stdout", home / "stderr"
         self._audited = 0
         command = [sys.executable, "-m", "entrepot", "gateway", "--world", str(world.folder), *arguments]
-        environ = {**os.environ, "UPSTREAM_KEY": world.upstream_key, "PYTHONWARNINGS": "error"}
+        environ = {
+            **os.environ,
+            "UPSTREAM_KEY": world.upstream_key,
+            "PYTHONWARNINGS": "error",
+            "PYTHONFAULTHANDLER": "1",
+        }
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environ, cwd=home
@@ -409,8 +414,10 @@ class Gateway:
         try:
             return self.wait()
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+            for pid in [*self.workers(), self.process.pid]:
+                os.kill(pid, signal.SIGABRT)  # each says where it is
+            self.process.wait()
+            raise AssertionError(f"the gateway does not end: {self.log}") from None
 
     def audit(self) -> None:
         """No secret and no content in what an operator collects since the last look; no traceback either."""
