@@ -63,8 +63,8 @@ _ON_AZURE = ("gpt-4o", "embed", "limited", "filtered", "cut")
 def gateway(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     home = tmp_path_factory.mktemp("clients")
     with (
-        simulated(Settings(script=_SCRIPT, api="openai")) as openai,
-        simulated(Settings(script=_SCRIPT, api="azure")) as azure,
+        simulated(Settings(script=_SCRIPT, api="openai", dimensions=8)) as openai,
+        simulated(Settings(script=_SCRIPT, api="azure", dimensions=8)) as azure,
         Engine.start(DEMO_MODEL, alias="entrepot-tiny") as engine,
         socket.socket() as deaf,
     ):
@@ -98,7 +98,7 @@ def results_of(gateway: Gateway) -> Callable[[str], Any]:
     """By SDK (`openai 3`, `openai 2`, `node`): all results of its one run, made when first asked for."""
     keys = {account.name: account.key for account in gateway.world.accounts}
     metrics = f"http://{gateway.admin.host}:{gateway.admin.port}/metrics"
-    plan = json.dumps({"root": gateway.url, "metrics": metrics, "calls": planned(keys)})
+    plan = json.dumps({"root": gateway.url, "metrics": metrics, "cases": planned(keys)})
     environ = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     made: dict[str, Any] = {}
 

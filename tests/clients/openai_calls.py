@@ -1,7 +1,7 @@
 """Makes the calls of a plan, read from standard input, with whichever `openai` this interpreter has; prints results.
 
-A plan is `{"root", "metrics", "calls": [{"client", "key", "scenario", "model", "retries"}]}`; the result has a list for
-the synchronous classes and one for the asynchronous ones. `node/calls.mjs` does the same with the SDK for Node.
+A plan is `{"root", "metrics", "cases": [{"clients", "key", "scenario", "model", "retries"}]}`; what is printed has a list
+for the synchronous classes and one for the asynchronous ones. `node/calls.mjs` does the same with the SDK for Node.
 """
 
 from __future__ import annotations
@@ -261,25 +261,31 @@ def requests_seen(metrics: str) -> dict[str, int]:
 
 
 async def make(plan: Any, mode: str) -> list[Any]:
-    results = []
+    made = []
     async with AsyncExitStack() as open_clients:
         clients = {}
-        for name in {call["client"] for call in plan["calls"]}:
+        for name in sorted({client for case in plan["cases"] for client in case["clients"]}):
             clients[name] = await open_clients.enter_async_context(entered(opened(name, plan["root"], mode)))
         before = requests_seen(plan["metrics"])
-        for call in plan["calls"]:
-            client = clients[call["client"]].copy(api_key=call["key"], max_retries=call["retries"])
-            try:
-                result = await SCENARIOS[call["scenario"]](client, call["model"])
-            except openai.APIError as error:
-                result = described(error)
-            except Exception:  # noqa: BLE001  one broken call is one failed test
-                result = traceback.format_exc()
+        for case in plan["cases"]:
+            results = {}
+            for name in case["clients"]:
+                client = clients[name].copy(api_key=case["key"], max_retries=case["retries"])
+                results[name] = await outcome(client, case["scenario"], case["model"])
             after = requests_seen(plan["metrics"])
             seen = {status: count - before.get(status, 0) for status, count in after.items()}
-            results.append({"result": result, "requests": {status: count for status, count in seen.items() if count}})
+            made.append({"results": results, "requests": {status: count for status, count in seen.items() if count}})
             before = after
-    return results
+    return made
+
+
+async def outcome(client: Any, scenario: str, model: str) -> Any:
+    try:
+        return await SCENARIOS[scenario](client, model)
+    except openai.APIError as error:
+        return described(error)
+    except Exception:  # noqa: BLE001  one broken call is one failed test
+        return traceback.format_exc()
 
 
 def main() -> None:

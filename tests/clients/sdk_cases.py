@@ -10,6 +10,7 @@ TEXT = "Häfen, 港 und 倉庫: an entrepot 🚢 is a port."
 TOKENS = [5, 11]
 
 FORMS = ("openai", "azure", "v1")
+BOTH = ("openai", "azure")
 PATHS = ("openai-account", "azure-account", "v1-account")
 EVERYWHERE = (*FORMS, *PATHS, "azure-deployment")
 _ENVELOPE = {"openai": "openai", "openai-account": "openai"}
@@ -19,7 +20,7 @@ _TERRITORY = {"code": "unsupported_country_region_territory", "message": "Countr
 class Case(NamedTuple):
     """`expected` is compared key by key if it is a dict; `on_azure` is laid over it on Azure's paths.
 
-    `requests` are the answers that the gateway gave by status, the SDK's own retries among them.
+    `requests` are the answers that the gateway gave each client by status, the SDK's own retries among them.
     """
 
     scenario: str
@@ -59,7 +60,7 @@ _SAID = {"text": TEXT, "finish": "stop"}
 _STREAMED = {"text": TEXT, "finish": ["stop"], "usage": []}
 _WITH_USAGE = {**_STREAMED, "usage": [[*TOKENS, 0]]}
 _CALLED = {"name": "weather", "arguments": {"city": "a", "unit": "celsius"}}
-_VECTORS = {"sizes": [256, 256], "same": True, "lengths": [1.0, 1.0], "counted": True}
+_VECTORS = {"sizes": [8, 8], "same": True, "lengths": [1.0, 1.0], "counted": True}
 _LISTED = [
     *("az-cut", "az-embed", "az-filtered", "az-gpt-4o", "az-limited", "banned", "cut", "dead", "embed", "failing"),
     *("gpt-4o", "hanging", "limited", "locked", "overloaded", "spent", "tiny", "too-long"),
@@ -70,7 +71,7 @@ _RECEIPT = "A receipt is proof that a decision was recorded"
 
 SERVED = {
     "chat": Case("chat", {**_SAID, "usage": TOKENS, "request_id": True}, clients=EVERYWHERE),
-    "chat, Azure behind": Case("chat", {**_SAID, "usage": TOKENS}, model="az-gpt-4o"),
+    "chat, Azure behind": Case("chat", {**_SAID, "usage": TOKENS}, model="az-gpt-4o", clients=BOTH),
     "headers": Case(
         "raw",
         {"request_id": "openai", "same": True, "region": "Japan East", "content_type": "application/json"},
@@ -78,34 +79,44 @@ SERVED = {
         clients=(*FORMS, *PATHS),
     ),
     "headers, Azure behind": Case(
-        "raw", {"request_id": "openai", "region": "Japan East"}, {"request_id": "azure"}, model="az-gpt-4o"
+        "raw",
+        {"request_id": "openai", "region": "Japan East"},
+        {"request_id": "azure"},
+        model="az-gpt-4o",
+        clients=BOTH,
     ),
     "stream": Case("streamed", _STREAMED, clients=EVERYWHERE),
-    "stream, Azure behind": Case("streamed", _STREAMED, model="az-gpt-4o"),
+    "stream, Azure behind": Case("streamed", _STREAMED, model="az-gpt-4o", clients=BOTH),
     "stream with usage": Case("streamed_usage", _WITH_USAGE),
-    "stream with usage, Azure behind": Case("streamed_usage", _WITH_USAGE, model="az-gpt-4o"),
-    "stream helper": Case("stream_helper", {**_SAID, "deltas": TEXT}),
-    "stream helper, Azure behind": Case("stream_helper", {**_SAID, "deltas": TEXT}, model="az-gpt-4o"),
+    "stream with usage, Azure behind": Case("streamed_usage", _WITH_USAGE, model="az-gpt-4o", clients=BOTH),
+    "stream helper": Case("stream_helper", {**_SAID, "deltas": TEXT}, clients=BOTH),
+    "stream helper, Azure behind": Case("stream_helper", {**_SAID, "deltas": TEXT}, model="az-gpt-4o", clients=BOTH),
     "tools": Case("tools", {**_CALLED, "finish": "tool_calls"}),
     "tools streamed": Case("tools_streamed", {**_CALLED, "finish": "tool_calls"}),
-    "tools streamed, Azure behind": Case("tools_streamed", {**_CALLED, "finish": "tool_calls"}, model="az-gpt-4o"),
-    "structured output": Case("schema", {"city": "a", "unit": "celsius"}),
-    "structured output, parsed": Case("parsed", {"permitted": False, "channel": "direct", "rules": []}),
-    "completions": Case("completions", _SAID),
-    "completions streamed": Case("completions_streamed", {**_SAID, "usage": 0}),
+    "tools streamed, Azure behind": Case(
+        "tools_streamed", {**_CALLED, "finish": "tool_calls"}, model="az-gpt-4o", clients=BOTH
+    ),
+    "structured output": Case("schema", {"city": "a", "unit": "celsius"}, clients=BOTH),
+    "structured output, parsed": Case("parsed", {"permitted": False, "channel": "direct", "rules": []}, clients=BOTH),
+    "completions": Case("completions", _SAID, clients=BOTH),
+    "completions streamed": Case("completions_streamed", {**_SAID, "usage": 0}, clients=BOTH),
     "embeddings": Case("embeddings", _VECTORS, model="embed", clients=(*FORMS, *PATHS), requests={"200": 2}),
-    "embeddings, Azure behind": Case("embeddings", _VECTORS, model="az-embed", requests={"200": 2}),
+    "embeddings, Azure behind": Case("embeddings", _VECTORS, model="az-embed", clients=BOTH, requests={"200": 2}),
     "models": Case("models", _LISTED, clients=("openai", "v1", "openai-account", "v1-account")),
     "base models": Case("models", [f"{name}-2024-11-20" for name in _LISTED], clients=("azure", "azure-account")),
     "a model": Case("retrieve", "gpt-4o", clients=("openai", "v1", "openai-account", "v1-account")),
     "a base model": Case("retrieve", "gpt-4o-2024-11-20", model="gpt-4o-2024-11-20", clients=("azure",)),
     "cloud channel": Case("chat", _SAID, account="cloudy"),
-    "real engine": Case("told", _RECEIPT, model="tiny"),
+    "real engine": Case("told", _RECEIPT, model="tiny", clients=BOTH),
     "real engine streams": Case(
-        "stream_told", {"text": _RECEIPT, "finish": ["stop"], "usage": 1}, model="tiny", clients=("openai", "azure")
+        "stream_told", {"text": _RECEIPT, "finish": ["stop"], "usage": 1}, model="tiny", clients=BOTH
     ),
     "real engine embeds": Case(
-        "embeddings", {"sizes": [192, 192], "same": True, "counted": True}, model="tiny", requests={"200": 2}
+        "embeddings",
+        {"sizes": [192, 192], "same": True, "counted": True},
+        model="tiny",
+        clients=("openai",),
+        requests={"200": 2},
     ),
 }
 
@@ -142,12 +153,13 @@ FAILED = {
         "content_filter",
         says={"inner": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {"hate": {"filtered": True}}}},
         model="az-filtered",
+        clients=BOTH,
     ),
     "limit upstream": failed(
         "RateLimitError", 429, "rate_limit_exceeded", says={"retry-after": "7"}, model="limited", retries=2
     ),
     "limit upstream, Azure behind": failed(
-        "RateLimitError", 429, "429", says={"retry-after": "7"}, model="az-limited", retries=1
+        "RateLimitError", 429, "429", says={"retry-after": "7"}, model="az-limited", clients=BOTH, retries=1
     ),
     "limit upstream, streaming": failed(
         "RateLimitError", 429, "rate_limit_exceeded", model="limited", scenario="streamed"
@@ -160,21 +172,26 @@ FAILED = {
     "silent upstream": failed("InternalServerError", 504, "upstream_timeout", "GatewayTimeout", model="hanging"),
     "cut answer": failed("InternalServerError", 502, "upstream_fault", "BadGateway", model="cut"),
     "cut stream": Case("streamed", {**_CUT, "message": _BROKE_OFF}, {"code": "BadGateway"}, model="cut"),
-    "cut stream, Azure behind": Case("streamed", {**_CUT, "text": "Häfe"}, {"code": "BadGateway"}, model="az-cut"),
+    "cut stream, Azure behind": Case(
+        "streamed", {**_CUT, "text": "Häfe"}, {"code": "BadGateway"}, model="az-cut", clients=BOTH
+    ),
 }
 
 CASES = {**SERVED, **REFUSED, **FAILED}
 
 
 def planned(keys: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The calls of all cases, for each client of each, in their order."""
-    calls = []
-    for name, case in CASES.items():
-        key = keys.get(case.account, f"sk-{case.account}-of-no-account")
-        for client in case.clients:
-            call = {"client": client, "key": key, "scenario": case.scenario, "model": case.model}
-            calls.append({"case": name, **call, "retries": case.retries})
-    return calls
+    """All cases as the plan has them, in their order."""
+    return [
+        {
+            "clients": case.clients,
+            "key": keys.get(case.account, f"sk-{case.account}-of-no-account"),
+            "scenario": case.scenario,
+            "model": case.model,
+            "retries": case.retries,
+        }
+        for case in CASES.values()
+    ]
 
 
 def expected(case: Case, client: str) -> Any:

@@ -159,7 +159,7 @@ function described(error) {
   return seen;
 }
 
-function opened({ client, key, retries }, root) {
+function opened(client, { key, retries }, root) {
   const options = { apiKey: key, maxRetries: retries };
   const at = `${root}/accounts/kanto`;
   const azure = { ...options, endpoint: root, apiVersion: "2024-10-21" };
@@ -191,24 +191,25 @@ async function requestsSeen(metrics) {
 }
 
 async function make(plan) {
-  const results = [];
+  const made = [];
   let before = await requestsSeen(plan.metrics);
-  for (const call of plan.calls) {
-    let result;
-    try {
-      result = await scenarios[call.scenario](opened(call, plan.root), call.model);
-    } catch (error) {
-      result = error instanceof OpenAI.APIError ? described(error) : String(error.stack);
+  for (const asked of plan.cases) {
+    const results = {};
+    for (const name of asked.clients) {
+      const client = opened(name, asked, plan.root);
+      results[name] = await scenarios[asked.scenario](client, asked.model).catch((error) =>
+        error instanceof OpenAI.APIError ? described(error) : String(error.stack),
+      );
     }
     const after = await requestsSeen(plan.metrics);
     const requests = {};
     for (const [status, count] of Object.entries(after)) {
       if (count !== (before[status] ?? 0)) requests[status] = count - (before[status] ?? 0);
     }
-    results.push({ result, requests });
+    made.push({ results, requests });
     before = after;
   }
-  return results;
+  return made;
 }
 
 const plan = JSON.parse(await text(process.stdin));
