@@ -1,6 +1,6 @@
 """Makes the calls of a plan, read from standard input, with whichever `openai` this interpreter has; prints results.
 
-A plan is `{"root", "metrics", "cases": [{"clients", "key", "scenario", "model", "retries"}]}`; what is printed has a list
+A plan is `{"root", "metrics", "cases": [{"clients", "key", "scenario", "model", "retries"}]}`; the results are a list
 for the synchronous classes and one for the asynchronous ones. `node/calls.mjs` does the same with the SDK for Node.
 """
 
