@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -210,3 +212,22 @@ def test_release_and_show(world: Path, tmp_path: Path) -> None:
     assert "forbid OPENAI-TERR-01, in_force, from 2024-07-09T00:00:00Z" in run("show", world).stdout
     failing = write(tmp_path / "failing", OWN.replace('want = "allow"', 'want = "refuse"'))
     assert run("release", failing).exit_code == 1
+
+
+def test_exports(world: Path) -> None:
+    policies = run("export", world, "--cedar").stdout
+    assert '@id("OPENAI-TERR-01")' in policies
+    assert 'context.at >= datetime("2024-07-09T00:00:00Z")' in policies
+    assert "action call appliesTo" in run("export", world, "--schema").stdout
+    rows = list(csv.DictReader(io.StringIO(run("export", world, "--csv").stdout)))
+    assert [row["rule"] for row in rows] == ["BASE-01", "BASE-02", "OPENAI-TERR-01", "OWN-1"]
+    assert rows[2]["account.channel"] == "direct"
+    assert rows[2]["unless"] == "(org.territory: in openai_supported and origin.territory: in openai_supported)"
+    assert read("export", world, "--csv")["release"].startswith("sha256:")
+    assert run("export", world).exit_code == 2
+    assert run("export", world, "--csv", "--cedar").exit_code == 2
+
+
+def test_a_table_holds_no_formula(tmp_path: Path) -> None:
+    folder = write(tmp_path / "world", OWN.replace('clause = "1"', 'clause = "=1+1"'))
+    assert "'=1+1" in run("export", folder, "--csv").stdout

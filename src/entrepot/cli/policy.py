@@ -18,6 +18,8 @@ from entrepot.policy import Pack, PolicyInvalid, parse, shipped, shipped_names
 from entrepot.policy import compile as compile_packs
 from entrepot.policy.announced import announced
 from entrepot.policy.cases import Verdict, run_cases
+from entrepot.policy.cedar import cedar as cedar_policies
+from entrepot.policy.cedar import schema as cedar_schema
 from entrepot.policy.check import check as check_packs
 from entrepot.policy.check import drift, told
 from entrepot.policy.diff import diff as diff_packs
@@ -29,6 +31,7 @@ from entrepot.policy.prove import prove as prove_packs
 from entrepot.policy.release import canonical, release_of
 from entrepot.policy.show import iso, milliseconds, period
 from entrepot.policy.space import Space
+from entrepot.policy.table import csv_table
 from entrepot.policy.targets import Client, find_client
 from entrepot.policy.timeline import timeline as timeline_of
 from entrepot.policy.touched import touched
@@ -259,6 +262,26 @@ def release(folder: WorldFolder, json: Json = False) -> None:
         _print_json({"release": release_of(packs), "packs": packs_json})
     else:
         print(release_of(packs))
+
+
+@app.command()
+def export(
+    folder: WorldFolder,
+    cedar: Annotated[bool, typer.Option("--cedar", help="Cedar policies.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="The Cedar schema that goes with them.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="A table of the rules, for a spreadsheet.")] = False,
+    json: Json = False,
+) -> None:
+    """The rules in a form that other tools read. One of --cedar, --schema and --csv."""
+    if cedar + schema + csv != 1:
+        _fail("name one of --cedar, --schema and --csv")
+    packs, _ = _load(folder)
+    text = cedar_policies(packs) if cedar else cedar_schema() if schema else csv_table(packs)
+    if json:
+        form = "cedar" if cedar else "schema" if schema else "csv"
+        _print_json({"release": release_of(packs), form: text})
+    else:
+        sys.stdout.write(text)
 
 
 @app.command()

@@ -38,14 +38,14 @@ def cedar(packs: Sequence[Pack]) -> str:
 
 def schema() -> str:
     """The request that the policies expect, as a Cedar schema."""
-    attributes = ['  "at": datetime']
+    attributes = ["  at: datetime"]
     for fact in FACTS.values():
         kind = "Set<String>" if fact.kind in {"names", "owned"} else "String"
-        attributes.append(f"  {_quoted(_attribute(fact.name))}: {kind}")
+        attributes.append(f"  {_attribute(fact.name)}: {kind}")
         if fact.kind == "territory":
-            attributes.append(f"  {_quoted(_country(fact.name))}: String")
+            attributes.append(f"  {_country(fact.name)}: String")
         if fact.kind == "owned":
-            attributes.append(f"  {_quoted(_untold(fact.name))}: Set<String>")
+            attributes.append(f"  {_untold(fact.name)}: Set<String>")
     context = ",\n".join(attributes)
     applies = f"principal: Client, resource: Target, context: {{\n{context}\n}}"
     return f"entity Client;\nentity Target;\naction call appliesTo {{ {applies} }};\n"
@@ -107,7 +107,7 @@ def _literals(fact: Fact, values: Sequence[str]) -> Answer:
 def _reference(fact: Fact, reference: str, sets: Sets) -> Answer:
     """The answer over time: a dated set is one list in each stretch of it."""
     if fact.kind == "owned":
-        untold = f"context[{_quoted(_untold(fact.name))}].contains({_quoted(reference)})"
+        untold = f"context.{_untold(fact.name)}.contains({_quoted(reference)})"
         return Answer(f"{_path(fact.name)}.contains({_quoted(reference)})", untold)
     name = set_name(reference)
     stretches = list(pairwise([None, *sorted(sets.cuts(name)), None]))
@@ -115,16 +115,17 @@ def _reference(fact: Fact, reference: str, sets: Sets) -> Answer:
     for start, until in stretches:
         inside = _inside(fact, sorted(sets.members(name, start).values))
         if reference.startswith("@!"):
-            inside = Answer(f"!({inside.yes}) && !({inside.maybe})", inside.maybe)
+            certain = f" && !({inside.maybe})" if inside.maybe != "false" else ""
+            inside = Answer(f"!({inside.yes}){certain}", inside.maybe)
         during = list(_during(start, until))
-        yes.append(_all([*during, inside.yes]))
-        maybe.append(_all([*during, inside.maybe]))
+        yes.append(_all([*during, inside.yes]) if inside.yes != "false" else "false")
+        maybe.append(_all([*during, inside.maybe]) if inside.maybe != "false" else "false")
     return Answer(_any(yes), _any(maybe))
 
 
 def _inside(fact: Fact, values: Sequence[str]) -> Answer:
     path, listed = _path(fact.name), json.dumps(list(values), ensure_ascii=False)
-    unknown = f"{path} == {_quoted(UNKNOWN)}"
+    unknown = f"{path} == {_quoted(UNKNOWN)}" if fact.unknown else "false"
     if fact.kind == "names":
         if not values:
             return Answer("false", "false")
@@ -132,15 +133,17 @@ def _inside(fact: Fact, values: Sequence[str]) -> Answer:
     if not values:
         return Answer("false", unknown)
     if fact.kind != "territory":
-        return Answer(f"{listed}.contains({path})", unknown)
-    country = f"context[{_quoted(_country(fact.name))}]"
+        return Answer(f"{path} == {listed[1:-1]}" if len(values) == 1 else f"{listed}.contains({path})", unknown)
+    country = f"context.{_country(fact.name)}"
     parts = sorted({country_of(value) for value in values if "-" in value} - set(values))
-    yes = f"{listed}.contains({path}) || {listed}.contains({country})"
-    return Answer(f"({yes})", _any([unknown, f"{json.dumps(parts)}.contains({path})"] if parts else [unknown]))
+    yes = f"{listed}.contains({country})"
+    if any("-" in value for value in values):
+        yes = f"{yes} || {listed}.contains({path})"
+    return Answer(yes, _any([unknown, f"{json.dumps(parts)}.contains({path})"] if parts else [unknown]))
 
 
 def _path(fact: str) -> str:
-    return f"context[{_quoted(_attribute(fact))}]"
+    return f"context.{_attribute(fact)}"
 
 
 def _attribute(fact: str) -> str:
@@ -160,8 +163,9 @@ def _quoted(text: str) -> str:
 
 
 def _all(parts: Iterator[str] | Sequence[str]) -> str:
-    return " && ".join(f"({part})" for part in parts) or "true"
+    """`&&` binds closer than `||`."""
+    return " && ".join(f"({part})" if " || " in part else part for part in parts) or "true"
 
 
 def _any(parts: Iterator[str] | Sequence[str]) -> str:
-    return " || ".join(f"({part})" for part in parts if part != "false") or "false"
+    return " || ".join(part for part in parts if part != "false") or "false"
