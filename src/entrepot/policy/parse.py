@@ -46,7 +46,10 @@ def _read(source: PackSource, problems: list[Problem]) -> _Draft | None:
     except UnicodeDecodeError as error:
         problems.append(Problem(source.name, f"not UTF-8 at byte {error.start}", "save the file as UTF-8"))
         return None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        problems.append(Problem(source.name, "not TOML: nested too deeply", "mend the syntax"))
+        return None
+    except ValueError as error:  # also a number with too many digits, which `tomllib` lets pass
         at = _AT_LINE.search(str(error))
         what = f"not TOML: {_AT_LINE.sub('', str(error)).strip().lower()}"
         problems.append(Problem(source.name, what, "mend the syntax", int(at[1]) if at else None))

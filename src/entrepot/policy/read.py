@@ -45,10 +45,11 @@ def read_set(table: Table, name: str) -> Set:
         table.problem("a set has either `territories` or `names`", "give exactly one of them")
     start, until = table.interval()
     kind = "names" if kinds == ["names"] else "territories"
+    members = tuple(_members(table, kind))
     return Set(
         name=name,
         kind="names" if kind == "names" else "territories",
-        members=tuple(_members(table, kind)),
+        members=members,
         place=table.place(),
         complete=table.flag("complete", default=True),
         from_ms=start,
@@ -57,18 +58,18 @@ def read_set(table: Table, name: str) -> Set:
         as_of=table.day("as_of"),
         review=table.day("review"),
         note=table.text("note"),
-        excludes=_excludes(table),
+        excludes=_excludes(table, frozenset(member.value for member in members)),
     )
 
 
-def _excludes(table: Table) -> tuple[str, ...]:
+def _excludes(table: Table, members: frozenset[str]) -> tuple[str, ...]:
     raw = table.raw.get("excludes", [])
     if not isinstance(raw, list) or not all(isinstance(code, str) for code in raw):
         table.problem("`excludes` is not a list of territories", 'write `excludes = ["HK"]`', "excludes")
         return ()
     for code in raw:
         check_territory(table, code)
-        if code in table.raw.get("territories", []):
+        if code in members:
             table.problem(f"`{code}` is both a member and excluded", "drop one of them", code)
     return tuple(sorted(raw))
 
