@@ -1,0 +1,263 @@
+"""The ledger as an event loop uses it: entries in, durable or refused, with the disk's work done by one other thread.
+
+Adaptive group commit: a decision starts a write at once if none is under way; what comes meanwhile makes up the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from entrepot.ledger.entries import Degraded, Outcome, encode
+from entrepot.ledger.faults import LedgerUnavailable
+from entrepot.ledger.files import Files
+from entrepot.ledger.keys import find_signer
+from entrepot.ledger.log import Batch, Places
+from entrepot.ledger.receipt import receipt_of
+from entrepot.ledger.verify import ADMITTED
+from entrepot.ledger.writer import Writer, open_writer, wall_clock_ms
+
+CHECKPOINT_S = 1.0
+OUTCOME_S = 0.05
+RETRY_S = 0.2
+
+log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """Where a decision stands. As text it is the call's receipt header and what its outcome refers to."""
+
+    origin: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.origin}/{self.number}"
+
+
+Waiter = asyncio.Future[Place]
+
+
+class _Pending:
+    """What waits for the next write."""
+
+    __slots__ = ("entries", "privates", "waiters")
+
+    def __init__(self) -> None:
+        self.entries: list[bytes] = []
+        self.privates: list[bytes | None] = []
+        self.waiters: list[Waiter | None] = []
+
+    def add(self, entry: bytes, private: bytes | None, waiter: Waiter | None) -> None:
+        self.entries.append(entry)
+        self.privates.append(private)
+        self.waiters.append(waiter)
+
+
+class Ledger:
+    """One writing process: one per worker. Made by `open`; after `start` it belongs to the running loop."""
+
+    def __init__(self, writer: Writer, data: Path, clock_ms: Callable[[], int]) -> None:
+        self.problem: str | None = None
+        self._writer = writer
+        self._places = Places(data)
+        self._clock_ms = clock_ms
+        self._pending = _Pending()
+        self._jobs: SimpleQueue[_Pending | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._signing: asyncio.Task[None] | None = None
+        self._writing = False  # a batch is with the thread
+        self._called = False  # `_send` is due in this turn of the loop
+        self._timed = False  # a timer will send what waits
+        self._overdue = False  # the timer went off while a batch was with the thread
+        self._since_ms = 0
+        self._refused = 0
+        self._idle = asyncio.Event()
+
+    @classmethod
+    def open(
+        cls,
+        data: Path,
+        *,
+        key_name: str,
+        name: str | None = None,
+        files: Files | None = None,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+    ) -> Ledger:
+        """Recover what the last process left and go on there. Blocks; raises LedgerRefused, or OSError.
+
+        `key_name` is the gateway's, for its signing key; `name` that of this process's logs, the same or below it.
+        """
+        files = files or Files()
+        signer = find_signer(data, key_name, files)
+        return cls(open_writer(data, name or key_name, signer, files, clock_ms), data, clock_ms)
+
+    def start(self) -> None:
+        """Take entries, sign a checkpoint each second when the log grew. Call it in the loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        self._signing = self._loop.create_task(self._sign())
+
+    @property
+    def origin(self) -> str:
+        """Of the current log."""
+        return self._writer.log.origin
+
+    @property
+    def available(self) -> bool:
+        return self.problem is None
+
+    async def decide(self, entry: bytes, private: bytes | None) -> Place:
+        """Append a decision; returns when it and its personal data (`entries.commit`) are durable.
+
+        Raises LedgerUnavailable when it cannot be written: the call must then not be served. When the caller is
+        cancelled meanwhile, an admitted decision that still becomes durable gets its outcome, `client_gone`, from here.
+        """
+        if self.problem is not None:
+            self._refused += 1
+            raise LedgerUnavailable(self.problem)
+        loop = self._loop
+        assert loop is not None, "the ledger is not started"
+        waiter: Waiter = loop.create_future()
+        self._pending.add(entry, private, waiter)
+        if not (self._writing or self._called):
+            # At the end of this turn, so that everything that the turn brings goes together.
+            self._called = True
+            loop.call_soon(self._send)
+        return await waiter
+
+    def outcome(self, entry: bytes) -> None:
+        """Append an outcome, or any entry that nobody waits for: it goes with the next write, or within 50 ms.
+
+        Never lost while the process lives: what cannot be written now is kept until it can be.
+        """
+        self._pending.add(entry, None, None)
+        if not (self._timed or self._writing or self._called):
+            self._time()
+
+    async def close(self) -> None:
+        """Write what waits, the `closed` entry and the last checkpoint. Nothing may be given to it any more."""
+        if self._signing is not None:
+            self._signing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._signing
+        if self._loop is None:
+            self._writer.close()
+            return
+        while self._writing or (self._pending.entries and self.available):
+            self._idle.clear()
+            self._send()
+            await self._idle.wait()
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._writer.close)
+
+    async def receipt(self, origin: str, index: int) -> bytes | None:
+        """The C2SP tlog-proof of an entry, of this or any log in the folder; None until a checkpoint covers it."""
+        return await asyncio.to_thread(receipt_of, self._places, origin, index)
+
+    def _time(self) -> None:
+        assert self._loop is not None, "the ledger is not started"
+        self._timed = True
+        self._loop.call_later(OUTCOME_S, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timed = False
+        self._overdue = self._writing
+        self._send()
+
+    def _send(self) -> None:
+        """Hand what waits to the thread, unless it is at work or the disk is known to fail."""
+        self._called = False
+        if self._writing or self.problem is not None or not self._pending.entries:
+            return
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        batch, self._pending = self._pending, _Pending()
+        self._writing = True
+        self._jobs.put(batch)
+
+    def _write(self) -> None:
+        """The thread. Waits without a cost; ends on None."""
+        assert self._loop is not None
+        while (batch := self._jobs.get()) is not None:
+            origin, first, failure = "", 0, None
+            try:
+                origin, first = self._writer.append(Batch(batch.entries, batch.privates))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the calls that wait must be told
+                failure = error
+            self._loop.call_soon_threadsafe(self._written, batch, origin, first, failure)
+
+    def _written(self, batch: _Pending, origin: str, first: int, failure: Exception | None) -> None:
+        self._writing = False
+        self._idle.set()
+        if failure is not None:
+            self._fail(batch, failure)
+            return
+        if self.problem is not None:
+            log.info("the ledger can be written again", extra={"fields": {"refused": self._refused}})
+            self.problem = None
+        for index, waiter in enumerate(batch.waiters, first):
+            if waiter is None:
+                continue
+            place = Place(origin, index)
+            if not waiter.done():
+                waiter.set_result(place)
+            elif batch.entries[index - first].startswith(ADMITTED):
+                self.outcome(encode(Outcome(self._clock_ms(), str(place), result="client_gone")))
+        waiting = self._pending
+        if waiting.entries:
+            if self._overdue or any(waiting.waiters):
+                self._overdue = False
+                self._send()
+            elif not self._timed:
+                self._time()
+
+    def _fail(self, batch: _Pending, failure: Exception) -> None:
+        """Refuse every decision that waits, keep everything else, try again soon."""
+        assert self._loop is not None
+        if self.problem is None:
+            self._since_ms = self._clock_ms()
+            self._refused = 0
+            log.error("the ledger cannot be written", extra={"fields": {"problem": str(failure)}}, exc_info=failure)
+        self.problem = f"the ledger cannot be written: {failure}"
+        waiting, self._pending = self._pending, _Pending()
+        for part in (batch, waiting):
+            for entry, private, waiter in zip(part.entries, part.privates, part.waiters, strict=True):
+                if waiter is None:
+                    self._pending.add(entry, private, None)
+                else:
+                    self._refused += 1
+                    if not waiter.done():
+                        waiter.set_exception(LedgerUnavailable(self.problem))
+        self._loop.call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        """What was kept, and an entry that says since when and how many were refused, is the trial."""
+        if self._thread.is_alive() and not self._writing:
+            told = Degraded(self._clock_ms(), self.problem or "", self._refused, self._since_ms, "ledger")
+            self._hand_over_trial(encode(told))
+
+    def _hand_over_trial(self, entry: bytes) -> None:
+        trial, self._pending = self._pending, _Pending()
+        self._writing = True
+        trial.add(entry, None, None)
+        self._jobs.put(trial)
+
+    async def _sign(self) -> None:
+        """A checkpoint a second, at most, beside the writing."""
+        while True:
+            started = time.monotonic()
+            try:
+                await asyncio.to_thread(self._writer.log.checkpoint)
+            except OSError as error:
+                log.warning("the checkpoint cannot be written", extra={"fields": {"problem": str(error)}})
+            await asyncio.sleep(max(0.1, CHECKPOINT_S - (time.monotonic() - started)))

@@ -1,0 +1,298 @@
+"""One log on disk: its segments, the side files of personal data, its tree and its signed checkpoint.
+
+For one thread, but for `checkpoint`, which may run in another. Files are the truth: the order of writes below is what
+makes an acknowledged entry survive.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from struct import Struct
+from threading import Lock
+from typing import NamedTuple
+from zlib import crc32
+
+from msgspec import UNSET
+
+from entrepot.ledger.derived import Derived
+from entrepot.ledger.entries import Closed, Opened, decode
+from entrepot.ledger.files import Files
+from entrepot.ledger.keys import Signer
+from entrepot.ledger.store import Store
+from entrepot.ledger.tree import Growth
+from entrepot.ledger.verify import (
+    ADMITTED,
+    BATCH,
+    CHECKPOINT,
+    ENTRY,
+    FRAME,
+    HEADER,
+    OUTCOME,
+    PRIVATE,
+    Checkpoint,
+    decision_of,
+    folder_name,
+    frame,
+    segment_name,
+    walk,
+)
+
+SEGMENT_BYTES = 1 << 26
+OPENED, CLOSED = b'{"opened":', b'{"closed":'
+# A record of personal data: length of salt and value, checksum begun with its offset, index of its entry.
+RECORD = Struct(">IIQ")
+
+log = logging.getLogger(__name__)
+
+
+class Places(NamedTuple):
+    """The data folder, and where the parts of a log are in it."""
+
+    data: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.data / "ledger"
+
+    def log(self, origin: str) -> Path:
+        return self.ledger / folder_name(origin)
+
+    def derived(self, origin: str) -> Path:
+        return self.data / "derived" / "ledger" / folder_name(origin)
+
+    def quarantine(self, origin: str) -> Path:
+        return self.data / "quarantine" / folder_name(origin)
+
+
+class Batch(NamedTuple):
+    """Entries in their order; `privates[i]` is salt and value of entry i's personal data, where it has any."""
+
+    entries: list[bytes]
+    privates: list[bytes | None]
+
+
+class Log:
+    """`size` entries are durable. `open` holds the indices of admitted decisions without an outcome, by log.
+
+    `ended` is the log that goes on from here, once the entry that says so is durable.
+    """
+
+    def __init__(self, files: Files, places: Places, signer: Signer, origin: str, first: int) -> None:
+        """Of a log's folder whose last segment begins with entry `first`; `read_in` gives it what stands there."""
+        self.origin = origin
+        self.folder = places.log(origin)
+        self.growth = Growth()
+        self.open: dict[str, set[int]] = {}
+        self.signed = Checkpoint(origin, 0, self.growth.tree.root())
+        self.ended: str | None = None
+        self._first = first
+        self._files = files
+        self._places = places
+        self._signer = signer
+        self._derived = Derived(places.derived(origin))
+        self._segment: Store | None = None
+        self._private: Store | None = None
+        self._torn = False
+        self._growing = Lock()
+        self._signing = Lock()
+
+    @property
+    def size(self) -> int:
+        return self.growth.tree.size
+
+    def read_in(self, entries: Sequence[bytes], hashes: Sequence[bytes], offsets: Sequence[int]) -> None:
+        """Entries that are durable in a segment."""
+        with self._growing:
+            index = self.growth.tree.size
+            self._derived.add(self.growth.extend(hashes), offsets)
+        self._follow(index, entries)
+
+    def resume(self, end: int, private_end: int) -> None:
+        """Append from here on: the ends of the last segment and of its side file. Raises OSError."""
+        self._segment = Store(self._files, self.folder / segment_name(self._first), end)
+        self._private = Store(self._files, private_file(self.folder, self._first), private_end)
+
+    def append(self, batch: Batch) -> int:
+        """The index of the first, all durable on return. Raises OSError, and then none of them is in the log."""
+        segment, private = self._ready()
+        index = self.size
+        data, offsets = framed(batch.entries, segment.end)
+        personal = recorded(index, batch.privates, private.end)
+        before = private.end
+        try:
+            # Personal data is durable before the entry that commits to it, so that no entry lacks its disclosure. If
+            # we die between the two, recovery removes records whose entries never came.
+            if personal:
+                private.append(personal)
+            # The one write that decides: once this returns, the entries are in the log for good.
+            segment.append(data)
+        except OSError:
+            private.take_back(before)
+            self._torn = segment.poisoned or private.poisoned
+            raise
+        # Only what is durable enters the tree, so that no checkpoint can ever sign what a crash takes back.
+        hashes = [sha256(b"\x00" + entry).digest() for entry in batch.entries]
+        self.read_in(batch.entries, hashes, offsets)
+        return index
+
+    def checkpoint(self) -> bool:
+        """Sign the log as it stands, if it grew since. From any thread. Raises OSError; the one before then stays."""
+        with self._signing:
+            with self._growing:
+                now = Checkpoint(self.origin, self.size, self.growth.tree.root())
+            if now.size == self.signed.size:
+                return False
+            # INVARIANT: a checkpoint covers durable entries only, and each one continues the one before: the tree only
+            # ever grows by what `append` made durable. The file is replaced as a whole.
+            self._files.replace(self.folder / CHECKPOINT, self._signer.sign(str(now)))
+            self.signed = now
+            return True
+
+    def abandon(self) -> None:
+        """Let go of the files as they are."""
+        stores, self._segment, self._private = (self._segment, self._private), None, None
+        self._derived.close()
+        for store in stores:
+            if store is not None:
+                store.close()
+
+    def close(self) -> None:
+        """Give back what was allocated ahead. What was acknowledged stays so even if this raises OSError."""
+        stores, self._segment, self._private = (self._segment, self._private), None, None
+        self._derived.close()
+        for store in stores:
+            if store is not None:
+                store.close(final=True)
+
+    def _ready(self) -> tuple[Store, Store]:
+        """The segment to append to, and its side file. Raises OSError."""
+        if self._torn:
+            self._mend()
+        if self._segment is None or self._private is None:
+            self._begin_segment()
+        elif self._segment.end > SEGMENT_BYTES:
+            self._roll((self._segment, self._private))
+        if self._segment is None or self._private is None:
+            raise RuntimeError("a log that has ended is appended to")
+        return self._segment, self._private
+
+    def _follow(self, index: int, entries: Sequence[bytes]) -> None:
+        """Keep `open` up to date."""
+        mine = self.open.setdefault(self.origin, set())
+        for at, entry in enumerate(entries, index):
+            if entry.startswith(ADMITTED):
+                mine.add(at)
+            elif entry.startswith(OUTCOME):
+                origin, number = decision_of(entry) or ("", -1)
+                self.open.get(origin, mine).discard(number)
+            elif entry.startswith((OPENED, CLOSED)):
+                told = decode(entry)
+                if isinstance(told, Opened) and told.open is not UNSET:
+                    for reference in told.open:
+                        origin, _, number_text = reference.rpartition("/")
+                        self.open.setdefault(origin, set()).add(int(number_text))
+                elif isinstance(told, Closed) and told.next is not UNSET:
+                    self.ended = told.next
+
+    def _begin_segment(self) -> None:
+        """A segment that begins with the next entry. Its side file comes first, so that a segment always has one."""
+        first = self.size
+        path = private_file(self.folder, first)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        private = Store.create(self._files, path, b"")
+        segment = Store.create(self._files, self.folder / segment_name(first), header(self.origin, first))
+        self._first, self._segment, self._private = first, segment, private
+
+    def _roll(self, full: Sequence[Store]) -> None:
+        self._begin_segment()
+        for store in full:
+            store.close(final=True)
+
+    def _mend(self) -> None:
+        """After a failed sync: keep the tail as evidence, write what was acknowledged to a new file, begin a segment.
+
+        The file that failed is not synced again; its name goes to a file that holds the acknowledged bytes only.
+        Can be tried again when it fails half-way.
+        """
+        stores = [store for store in (self._segment, self._private) if store is not None]
+        for store in stores:
+            data = store.path.read_bytes()
+            if store is self._segment:
+                if walk(data, header_end(data))[1] < store.end:
+                    raise OSError(f"acknowledged entries cannot be read back from `{store.path}`")
+                quarantine(self._files, self._places.quarantine(self.origin), store.path.name, data[store.end :])
+            self._files.replace(store.path, data[: store.end])
+        if self.size > self._first:
+            self._begin_segment()
+        else:
+            # Nothing was acknowledged in that segment: the new file takes its place.
+            self.resume(len(header(self.origin, self._first)), 0)
+        self._torn = False
+        for store in stores:
+            store.close()
+
+
+def header(origin: str, first: int) -> bytes:
+    return frame(HEADER, f"{origin}/{first}".encode(), 0)
+
+
+def header_end(data: bytes) -> int:
+    return FRAME.size + int(FRAME.unpack_from(data, 0)[1])
+
+
+def private_file(folder: Path, first: int) -> Path:
+    return folder / PRIVATE / f"{first:08d}.private"
+
+
+def framed(entries: Sequence[bytes], offset: int) -> tuple[bytes, list[int]]:
+    """A batch as it stands at `offset` of a segment, and where in the segment each frame begins."""
+    parts: list[bytes] = []
+    offsets: list[int] = []
+    magic, pack, head = BATCH, FRAME.pack, FRAME.size
+    for entry in entries:
+        parts.append(pack(magic, len(entry), crc32(entry, offset), 0))
+        parts.append(entry)
+        offsets.append(offset)
+        offset += head + len(entry)
+        magic = ENTRY
+    return b"".join(parts), offsets
+
+
+def recorded(index: int, privates: Sequence[bytes | None], offset: int) -> bytes:
+    """The batch's personal data as it stands at `offset` of a side file."""
+    parts: list[bytes] = []
+    for at, private in enumerate(privates, index):
+        if private is not None:
+            parts.append(RECORD.pack(len(private), crc32(private, offset), at))
+            parts.append(private)
+            offset += RECORD.size + len(private)
+    return b"".join(parts)
+
+
+def records(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
+    """Index, and salt and value, of each whole record, and the offset behind the last."""
+    found: list[tuple[int, bytes]] = []
+    offset = 0
+    while offset + RECORD.size < len(data):
+        length, checksum, index = RECORD.unpack_from(data, offset)
+        stop = offset + RECORD.size + length
+        private = data[offset + RECORD.size : stop]
+        if length == 0 or len(private) < length or crc32(private, offset) != checksum:
+            break
+        found.append((index, private))
+        offset = stop
+    return found, offset
+
+
+def quarantine(files: Files, folder: Path, name: str, tail: bytes) -> None:
+    """Keep bytes that were never acknowledged as evidence. Raises OSError."""
+    tail = tail.rstrip(b"\0")
+    if tail:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / f"{name}.{time.time_ns()}.tail"
+        files.replace(kept, tail)
+        log.error("unacknowledged bytes were set aside", extra={"fields": {"file": str(kept), "bytes": len(tail)}})

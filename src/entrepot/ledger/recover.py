@@ -1,0 +1,174 @@
+"""Opens a log that exists: what was acknowledged is in it, what was not is set aside, and anything else is refused.
+
+This is how every start goes, after a crash or not.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from entrepot.ledger.faults import LedgerRefused
+from entrepot.ledger.files import Files
+from entrepot.ledger.keys import Signer
+from entrepot.ledger.log import RECORD, Log, Places, private_file, quarantine, records
+from entrepot.ledger.verify import (
+    CHECKPOINT,
+    FRAME,
+    SEGMENT,
+    Bytes,
+    Checkpoint,
+    Unproved,
+    batch_begins,
+    is_blank,
+    load,
+    open_checkpoint,
+    read_header,
+    segment_name,
+    walk,
+)
+
+WHAT_NOW = (
+    "nothing was changed; restore the log's folder from a copy that verifies (`entrepot ledger verify`),"
+    " or keep it as evidence: move the ledger's folder away, and the gateway begins a new one"
+)
+
+_AT_ONCE = 4096
+
+
+class _Segment(NamedTuple):
+    path: Path
+    first: int
+    data: Bytes
+    spans: list[tuple[int, int]]
+    end: int
+
+
+def recover(files: Files, places: Places, signer: Signer, origin: str) -> Log:
+    """The log as it was acknowledged, ready to be appended to. Raises LedgerRefused, or OSError."""
+    folder = places.log(origin)
+    signed = _signed(folder, signer, origin)
+    segments = _segments(folder, origin)
+    size = segments[-1].first + len(segments[-1].spans)
+    if size < signed.size:
+        raise LedgerRefused(
+            f"the log `{origin}` holds {size} entries, but its last checkpoint signs {signed.size}: entries that were"
+            f" acknowledged are gone. The disk lost them, an old copy was restored, or they were removed; {WHAT_NOW}"
+        )
+    last = segments[-1]
+    if not is_blank(last.data, last.end) and batch_begins(last.data, last.end + 1):
+        # A batch is only begun when the one before it is durable, so this is no torn write: it was damaged later.
+        raise LedgerRefused(
+            f"entry {size} of the log `{origin}` is damaged (`{last.path.name}`, byte {last.end}), and later entries"
+            f" stand behind it: it was acknowledged and then changed; {WHAT_NOW}"
+        )
+    log = Log(files, places, signer, origin, last.first)
+    try:
+        for segment in segments:
+            _read_in(log, segment, signed)
+        _make_durable(files, places, origin, last, signed)
+        log.resume(last.end, _clean(files, folder, last.first, size))
+    except BaseException:
+        log.abandon()
+        raise
+    log.signed = signed
+    return log
+
+
+def _signed(folder: Path, signer: Signer, origin: str) -> Checkpoint:
+    """The last checkpoint; what an interrupted replacement left beside it is removed."""
+    for left in folder.glob(".*.new"):
+        left.unlink()
+    try:
+        signed = open_checkpoint((folder / CHECKPOINT).read_bytes(), signer.key)
+    except FileNotFoundError:
+        raise LedgerRefused(f"the checkpoint of the log `{origin}` is missing; {WHAT_NOW}") from None
+    except Unproved as wrong:
+        raise LedgerRefused(f"the checkpoint of the log `{origin}`: {wrong}; {WHAT_NOW}") from wrong
+    if signed.origin != origin:
+        raise LedgerRefused(f"the checkpoint in `{folder}` is that of the log `{signed.origin}`; {WHAT_NOW}")
+    return signed
+
+
+def _segments(folder: Path, origin: str) -> list[_Segment]:
+    """All of them, whole but for the end of the last."""
+    found: list[_Segment] = []
+    size = 0
+    for path in sorted(folder.glob(SEGMENT)):
+        data = load(path)
+        try:
+            named, first, start = read_header(data)
+        except (Unproved, ValueError):
+            raise LedgerRefused(f"the header of `{path}` is damaged; {WHAT_NOW}") from None
+        if (named, segment_name(first)) != (origin, path.name):
+            raise LedgerRefused(f"`{path}` holds entries from {first} on of the log `{named}`; {WHAT_NOW}")
+        if first != size:
+            raise LedgerRefused(
+                f"entry {size} of the log `{origin}` is missing or damaged: `{path.name}` goes on with entry {first};"
+                f" {WHAT_NOW}"
+            )
+        if found and not is_blank(found[-1].data, found[-1].end):
+            raise LedgerRefused(f"`{found[-1].path}` is damaged at byte {found[-1].end}; {WHAT_NOW}")
+        spans, end = walk(data, start)
+        found.append(_Segment(path, first, data, spans, end))
+        size = first + len(spans)
+    if not found:
+        raise LedgerRefused(f"the log `{origin}` has no segments; {WHAT_NOW}")
+    return found
+
+
+def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
+    """A few thousand entries at a time, halting where the checkpoint's root is to be compared."""
+    data, spans = segment.data, segment.spans
+    cuts = {*range(0, len(spans), _AT_ONCE), len(spans)}
+    if 0 <= signed.size - segment.first <= len(spans):
+        cuts.add(signed.size - segment.first)
+    for start, stop in pairwise(sorted(cuts)):
+        part = spans[start:stop]
+        log.read_in(
+            [data[a:b] for a, b in part],
+            [sha256(data[a - 1 : b]).digest() for a, b in part],
+            [a - FRAME.size for a, _ in part],
+        )
+        if log.size == signed.size and log.growth.tree.root() != signed.root:
+            raise LedgerRefused(
+                f"the first {signed.size} entries of the log `{signed.origin}` do not have the root that was signed:"
+                f" an entry was changed, replaced or put in another order; {WHAT_NOW}"
+            )
+
+
+def _make_durable(files: Files, places: Places, origin: str, last: _Segment, signed: Checkpoint) -> None:
+    """Entries behind the checkpoint are written and synced again; what is no entry is set aside and cut off.
+
+    What we read may stand in the kernel's memory only: after a failed sync pages count as clean that never reached the
+    disk. Writing them again makes them what they seem before anything is signed over them.
+    """
+    torn = not is_blank(last.data, last.end)
+    if torn:
+        quarantine(files, places.quarantine(origin), last.path.name, last.data[last.end :])
+    behind = max(0, signed.size - last.first)
+    start = last.spans[behind][0] - FRAME.size if behind < len(last.spans) else last.end
+    if start == last.end and not torn:
+        return
+    fd = files.open(last.path)
+    try:
+        files.write(fd, last.data[start : last.end], start)
+        if torn:
+            files.cut(fd, last.end)
+        files.sync(fd)
+    finally:
+        files.close(fd)
+
+
+def _clean(files: Files, folder: Path, first: int, size: int) -> int:
+    """The end of the side file, without records that are torn or whose entry was never acknowledged."""
+    path = private_file(folder, first)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    data = path.read_bytes() if path.exists() else b""
+    found, _ = records(data)
+    end = sum(RECORD.size + len(private) for index, private in found if index < size)
+    if not path.exists() or not is_blank(data, end):
+        files.replace(path, data[:end])
+    return end

@@ -1,0 +1,104 @@
+"""Proofs from stored hashes: the leaves' hashes in one file, those of full subtrees of 256 and 65,536 in two more.
+
+All of it is derived and can be made again from the entries. Subtrees are those of C2SP tlog-tiles at height 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from entrepot.ledger.verify import EMPTY_ROOT, Tree, node_hash
+
+HASH = 32
+LEVELS = 3
+_HEIGHT = 8
+_WIDTH = 1 << _HEIGHT
+
+# (level, first, count) → that many hashes; level 0 is the leaves'.
+Read = Callable[[int, int, int], bytes]
+
+
+class Growth:
+    """The growing edge of a tree, and the hashes of subtrees that its growth completes."""
+
+    def __init__(self) -> None:
+        self.tree = Tree()
+        self._waiting: list[list[bytes]] = [[] for _ in range(LEVELS)]
+
+    def extend(self, hashes: Sequence[bytes]) -> list[bytes]:
+        """Add leaves; gives what is to be appended at each level."""
+        self.tree.extend(hashes)
+        added = [b"".join(hashes)]
+        grown = hashes
+        for level in range(1, LEVELS):
+            waiting = self._waiting[level]
+            waiting.extend(grown)
+            full = len(waiting) // _WIDTH
+            grown = [_root(waiting[at * _WIDTH : (at + 1) * _WIDTH]) for at in range(full)]
+            del waiting[: full * _WIDTH]
+            added.append(b"".join(grown))
+        return added
+
+
+class Proofs:
+    """The subtrees of a tree of at least `size` leaves, through `read`."""
+
+    def __init__(self, read: Read, size: int) -> None:
+        self._read = read
+        self._size = size
+
+    def root(self, start: int, end: int) -> bytes:
+        """RFC 6962 §2.1: the hash over the leaves `[start, end)`, `start` a multiple of the enclosing power of two."""
+        count = end - start
+        if count <= 0:
+            return EMPTY_ROOT
+        for level in reversed(range(LEVELS)):
+            width = 1 << (_HEIGHT * level)
+            if count >= width and start % width == 0 and count % width == 0 and count // width <= _WIDTH:
+                raw = self._read(level, start // width, count // width)
+                if len(raw) < count // width * HASH:
+                    raise LookupError("stored hashes are missing")
+                return _root([raw[at : at + HASH] for at in range(0, len(raw), HASH)])
+        left = split(count)
+        return node_hash(self.root(start, start + left), self.root(start + left, end))
+
+    def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
+        """RFC 6962 §2.1.1."""
+        start, end = 0, self._size if size is None else size
+        path: list[bytes] = []
+        while end - start > 1:
+            middle = start + split(end - start)
+            if index < middle:
+                path.append(self.root(middle, end))
+                end = middle
+            else:
+                path.append(self.root(start, middle))
+                start = middle
+        return path[::-1]
+
+    def consistency(self, old: int) -> list[bytes]:
+        """RFC 6962 §2.1.2, from the tree of the first `old` leaves, `0 < old`."""
+        start, end, whole = 0, self._size, True
+        path: list[bytes] = []
+        while old != end:
+            middle = start + split(end - start)
+            if old <= middle:
+                path.append(self.root(middle, end))
+                end = middle
+            else:
+                path.append(self.root(start, middle))
+                start, whole = middle, False
+        if not whole:
+            path.append(self.root(start, end))
+        return path[::-1]
+
+
+def split(count: int) -> int:
+    """The largest power of two below `count`, which is at least 2."""
+    return 1 << ((count - 1).bit_length() - 1)
+
+
+def _root(hashes: Sequence[bytes]) -> bytes:
+    tree = Tree()
+    tree.extend(hashes)
+    return tree.root()
