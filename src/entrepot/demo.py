@@ -27,14 +27,12 @@ from entrepot.engine import DEMO_MODEL, Engine
 from entrepot.errors import Code, Error
 from entrepot.gateway.admit import judge
 from entrepot.gateway.call import Occasion
-from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.parent import address, listening
 from entrepot.gateway.serve import Gateway
 from entrepot.http1.server import Server
 from entrepot.origin.resolve import Origin
 from entrepot.resources.folder import read_world
 from entrepot.snapshot import Snapshot, compile_files
-from entrepot.telemetry.metrics import Metrics
 from entrepot.wire.problems import render_status
 
 QUESTION = "What is an entrepot?"
@@ -215,7 +213,7 @@ async def running_gateway(world: Path, config: Config) -> AsyncIterator[dict[str
 @asynccontextmanager
 async def data_plane_of(snapshot: Snapshot, at_ms: int) -> AsyncIterator[str]:
     """The same data plane in this process, for which it is always `at_ms`: the past cannot be had otherwise."""
-    gateway = Gateway(Metrics(CATALOGUE), clock_ms=lambda: at_ms)
+    gateway = Gateway(clock_ms=lambda: at_ms)
     gateway.adopt(snapshot)
     server = Server(gateway.serve, render_status, snapshot.gateway.limits)
     listener = listening("127.0.0.1:0", 1)[0]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrepot.http1.client import Fault, Response
-from entrepot.http1.upstream import BUFFER_BYTES, HEAD_BYTES, Connection
+from entrepot.http1.upstream import BUFFER_BYTES, HEAD_BYTES, Connection, Names
 
 CHUNKED = b"transfer-encoding: chunked\r\n"
 
@@ -49,6 +49,7 @@ class Wire:
 class Owner:
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.names = Names(None)
 
     def free(self, _: Connection) -> None:
         self.told.append("free")

@@ -23,7 +23,7 @@ def authenticate(call: Call, route: Route) -> Account:
         raise Error(Code.MISSING_KEY, "the request carries no key")
     account = call.snapshot.keys.get(sha256(key.encode("latin-1")).digest())
     named, hosted = route.account, named_by_host(call.snapshot, request.headers)
-    if account is None or named not in (None, account.name) or hosted not in (None, account.name):
+    if account is None or (named or account.name) != account.name or (hosted or account.name) != account.name:
         raise Error(Code.INVALID_KEY, "the key is not one of this account", subject=redact(key))
     return account
 
@@ -33,15 +33,14 @@ def credential(headers: Headers) -> str | None:
 
     An empty header is no key: some clients send one beside the real one.
     """
-    found = {headers[name] for name in ("api-key", "x-api-key") if headers.get(name)}
-    authorization = headers.get("authorization")
-    if authorization is not None:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            found.add(token.strip())
-    if len(found) > 1:
-        raise Error(Code.CONFLICTING_CREDENTIALS, "the request carries two different keys; send one")
-    return next(iter(found), None)
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    key = token.strip() if scheme == "Bearer" or scheme.lower() == "bearer" else ""
+    for other in (headers.get("api-key"), headers.get("x-api-key")):
+        if other:
+            if key and other != key:
+                raise Error(Code.CONFLICTING_CREDENTIALS, "the request carries two different keys; send one")
+            key = other
+    return key or None
 
 
 def named_by_host(snapshot: Snapshot, headers: Headers) -> str | None:

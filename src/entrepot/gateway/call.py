@@ -11,8 +11,11 @@ from entrepot.http1.server import Exchange
 from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
+from entrepot.wire.body import Fields
 from entrepot.wire.forms import Form
 from entrepot.wire.usage import Usage
+
+NO_OPERATION = "none"
 
 
 class Occasion(msgspec.Struct, frozen=True):
@@ -35,32 +38,28 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 class Call:
-    """`at_ms` is its arrival in UTC, `started_s` the same on the monotonic clock. The rest is unset until its step."""
+    """`at_ms` is its arrival in UTC, `started_s` the same on the monotonic clock. The rest is unset until its step.
 
-    __slots__ = (
-        "account",
-        "admission",
-        "at_ms",
-        "attempts",
-        "candidate",
-        "client_gone",
-        "cut",
-        "deployment",
-        "error",
-        "exchange",
-        "fields",
-        "form",
-        "id",
-        "lines",
-        "operation",
-        "route",
-        "snapshot",
-        "started_s",
-        "status",
-        "streams",
-        "usage",
-        "usage_asked",
-    )
+    What is unset is so in the class: most calls never touch most of it.
+    """
+
+    form = Form.OPENAI
+    operation = NO_OPERATION
+    route: Route | None = None
+    account: Account | None = None
+    deployment: Deployment | None = None
+    fields: Fields
+    streams = False
+    usage_asked = False
+    admission: Admission | None = None
+    candidate: Candidate | None = None
+    attempts: tuple[tuple[str, str], ...] = ()
+    """Each try's upstream, and `answered`, `failed` or `abandoned`."""
+    status = 0
+    usage: Usage | None = None
+    error: Error | None = None
+    cut = False
+    client_gone = False
 
     def __init__(self, exchange: Exchange, snapshot: Snapshot, lines: Lines, guid: str, at_ms: int) -> None:
         self.exchange = exchange
@@ -69,19 +68,3 @@ class Call:
         self.id = guid
         self.at_ms = at_ms
         self.started_s = now_s()
-        self.form = Form.OPENAI
-        self.operation = "none"
-        self.route: Route | None = None
-        self.account: Account | None = None
-        self.deployment: Deployment | None = None
-        self.fields: dict[str, msgspec.Raw] = {}
-        self.streams = False
-        self.usage_asked = False
-        self.admission: Admission | None = None
-        self.candidate: Candidate | None = None
-        self.attempts: list[tuple[str, str]] = []
-        self.status = 0
-        self.usage: Usage | None = None
-        self.error: Error | None = None
-        self.cut = False
-        self.client_gone = False

@@ -94,7 +94,7 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
         raise
     finally:
         line.health.left()
-        call.attempts.append((candidate.upstream, result))
+        call.attempts += ((candidate.upstream, result),)
     return answer
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from entrepot.errors import Code, Error
 from entrepot.gateway import local, routes
 from entrepot.gateway.admit import admit
-from entrepot.gateway.call import Call
+from entrepot.gateway.call import NO_OPERATION, Call
 from entrepot.gateway.dispatch import dispatch
 from entrepot.gateway.heads import id_head, id_lines
 from entrepot.gateway.ids import Ids
 from entrepot.gateway.relay import relay
-from entrepot.gateway.settle import settle
+from entrepot.gateway.settle import Books, settle
 from entrepot.gateway.upstreams import Lines, Upstreams
 from entrepot.http1.server import Exchange
 from entrepot.snapshot import Snapshot
@@ -35,9 +35,9 @@ class Gateway:
     `clock_ms` is the time by which rules and approvals are in force.
     """
 
-    def __init__(self, metrics: Metrics, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
+    def __init__(self, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
         self._clock_ms = clock_ms
-        self._metrics = metrics
+        self._books = Books()
         self._upstreams = Upstreams()
         self._ids = Ids()
         self._in_force: tuple[Snapshot, Lines] | None = None
@@ -58,13 +58,19 @@ class Gateway:
         """Why every origin beyond sites and attested networks is unknown, if it is."""
         return self._in_force[0].origins.problem if self._in_force is not None else None
 
+    def report(self, metrics: Metrics) -> None:
+        """Add what this worker has served to metrics that hold none of it yet."""
+        self._books.report(metrics)
+        for upstream, good in self.healthy().items():
+            metrics.set("entrepot_upstream_healthy", good, (upstream,))
+
     async def close(self) -> None:
         await self._upstreams.close()
 
     def render_error(self, path: str, status: int, message: str) -> tuple[bytes, bytes]:
         """Headers and body for a request that the HTTP engine refuses before it is a call, or for one that failed."""
         if status < 500:
-            self._metrics.count("entrepot_calls_total", ("none", "refused", str(status)))
+            self._books.book((NO_OPERATION, "refused", status, None, ()))
         head, text = render_status(path, status, message)
         return id_lines(self._ids.next(), form_of(path)) + head, text
 
@@ -82,7 +88,7 @@ class Gateway:
             call.client_gone = True
             raise
         finally:
-            settle(call, self._metrics)
+            settle(call, self._books)
 
     async def _answer(self, call: Call) -> None:
         request = call.exchange.request

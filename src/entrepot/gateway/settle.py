@@ -2,23 +2,67 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from entrepot.gateway.call import Call
 from entrepot.gateway.upstreams import now_s
-from entrepot.telemetry.metrics import Metrics
+from entrepot.telemetry.metrics import BUCKETS_S, Metrics
+
+Kind = tuple[str, str, int, str | None, tuple[tuple[str, str], ...]]
+"""Operation, outcome, status, error code, and each try's upstream and result: what calls are told apart by."""
 
 
-def settle(call: Call, metrics: Metrics) -> None:
-    metrics.count("entrepot_calls_total", (call.operation, outcome(call), str(call.status)))
-    if call.error is not None:
-        metrics.count("entrepot_errors_total", (call.error.code.label,))
-    for attempt in call.attempts:
-        metrics.count("entrepot_attempts_total", attempt)
-    if call.admission is None:
-        return
-    metrics.observe("entrepot_call_seconds", now_s() - call.started_s, (call.operation,))
-    if call.usage is not None and call.candidate is not None:
-        metrics.count("entrepot_tokens_total", (call.candidate.upstream, "prompt"), call.usage.prompt)
-        metrics.count("entrepot_tokens_total", (call.candidate.upstream, "completion"), call.usage.completion)
+class Tally:
+    """Calls of one kind: how many, how long, how many tokens."""
+
+    __slots__ = ("buckets", "calls", "completion", "prompt", "seconds")
+
+    def __init__(self) -> None:
+        self.calls = self.prompt = self.completion = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(BUCKETS_S) + 1)
+
+
+class Books:
+    """The tallies of a worker: one look-up a call, spread over metrics only when they are asked for."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[Kind, Tally] = {}
+
+    def book(self, kind: Kind) -> Tally:
+        tally = self._tallies.get(kind)
+        if tally is None:
+            tally = self._tallies[kind] = Tally()
+        tally.calls += 1
+        return tally
+
+    def report(self, metrics: Metrics) -> None:
+        """Add all that was booked, to metrics that hold none of it yet."""
+        for (operation, outcome, status, code, attempts), tally in self._tallies.items():
+            metrics.count("entrepot_calls_total", (operation, outcome, str(status)), tally.calls)
+            if code is not None:
+                metrics.count("entrepot_errors_total", (code,), tally.calls)
+            for attempt in attempts:
+                metrics.count("entrepot_attempts_total", attempt, tally.calls)
+            if any(tally.buckets):
+                metrics.add_observed("entrepot_call_seconds", (operation,), tally.buckets, tally.seconds)
+            if attempts and (tally.prompt or tally.completion):
+                upstream = attempts[-1][0]
+                metrics.count("entrepot_tokens_total", (upstream, "prompt"), tally.prompt)
+                metrics.count("entrepot_tokens_total", (upstream, "completion"), tally.completion)
+
+
+def settle(call: Call, books: Books) -> None:
+    code = None if call.error is None else call.error.code.label
+    tally = books.book((call.operation, outcome(call), call.status, code, call.attempts))
+    if call.admission is not None:
+        seconds = now_s() - call.started_s
+        tally.seconds += seconds
+        tally.buckets[bisect_left(BUCKETS_S, seconds)] += 1
+    usage = call.usage
+    if usage is not None:
+        tally.prompt += usage.prompt
+        tally.completion += usage.completion
 
 
 def outcome(call: Call) -> str:

@@ -13,6 +13,9 @@ from entrepot.gateway.health import Health
 from entrepot.http1.client import Endpoint, Pool, client_tls
 from entrepot.resources.model import Timeouts
 from entrepot.snapshot import Snapshot
+from entrepot.wire.headers import RELAYED
+
+READ = RELAYED | {"content-encoding"}
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -41,7 +44,9 @@ class Upstreams:
         for name, (endpoint, timeouts) in snapshot.endpoints.items():
             line = self._lines.get(name)
             if line is None or (line.endpoint, line.timeouts) != (endpoint, timeouts):
-                line = Line(endpoint, timeouts, Pool(endpoint, timeouts, self._tls_for(endpoint)), Health())
+                line = Line(
+                    endpoint, timeouts, Pool(endpoint, timeouts, self._tls_for(endpoint), wanted=READ), Health()
+                )
             lines[name] = line
         for name, line in self._lines.items():
             if lines.get(name) is not line:

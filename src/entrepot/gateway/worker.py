@@ -36,8 +36,7 @@ class Worker:
         self._channel = channel
         self._listener = listener
         self._config = config
-        self._metrics = Metrics(CATALOGUE)
-        self._gateway = Gateway(self._metrics)
+        self._gateway = Gateway()
         self._server: Server | None = None
         self._tls: ssl.SSLContext | None = None
         self._revision = 0
@@ -94,13 +93,12 @@ class Worker:
             await self._server.start(self._listener, self._tls)
 
     def _status(self) -> Status:
-        healthy = self._gateway.healthy()
-        for upstream, good in healthy.items():
-            self._metrics.set("entrepot_upstream_healthy", good, (upstream,))
+        metrics = Metrics(CATALOGUE)
+        self._gateway.report(metrics)
         connections = self._server.connections if self._server else 0
-        self._metrics.set("entrepot_connections", connections)
-        unhealthy = tuple(name for name, good in healthy.items() if not good)
-        return Status(self._revision, connections, unhealthy, self._gateway.geo_problem(), self._metrics.report())
+        metrics.set("entrepot_connections", connections)
+        unhealthy = tuple(name for name, good in self._gateway.healthy().items() if not good)
+        return Status(self._revision, connections, unhealthy, self._gateway.geo_problem(), metrics.report())
 
 
 async def work(control: socket.socket, listener: socket.socket, config: Config) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from entrepot.http1.connect import Connector, Endpoint, authority, client_tls
 from entrepot.http1.response import Fault, FaultKind, Response
-from entrepot.http1.upstream import Connection
+from entrepot.http1.upstream import Connection, Names
 
 if TYPE_CHECKING:
     import ssl
@@ -47,10 +47,15 @@ class Pool:
         timeouts: Timeouts,
         tls: ssl.SSLContext | None,
         *,
+        wanted: frozenset[str] | None = None,
         max_idle: int = 64,
         idle_s: float = 30.0,
     ) -> None:
-        """`tls` is needed for https. Raises ValueError for an endpoint that cannot be, without repeating a password."""
+        """`tls` is needed for https. `wanted`: the fields that answers keep, in lower case; None keeps all.
+
+        Raises ValueError for an endpoint that cannot be, without repeating a password.
+        """
+        self.names = Names(wanted)
         self._timeouts = timeouts
         self._first_byte_s, self._total_s = timeouts.first_byte_s, timeouts.total_s
         self._connector = Connector(endpoint, tls)

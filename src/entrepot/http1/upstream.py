@@ -27,57 +27,37 @@ MAX_INTERIM: Final = 8
 # The second comes after a 101 and is not one of the first.
 _PARSER_ERRORS: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
-# The spelling of a name costs more to fold than to look up; these are what model services send.
-_NAMES: Final[dict[bytes, str]] = {
-    spelling: name
-    for name in (
-        "access-control-allow-origin",
-        "access-control-expose-headers",
-        "alt-svc",
-        "apim-request-id",
-        "cache-control",
-        "cf-cache-status",
-        "cf-ray",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "date",
-        "keep-alive",
-        "openai-model",
-        "openai-organization",
-        "openai-processing-ms",
-        "openai-version",
-        "retry-after",
-        "retry-after-ms",
-        "server",
-        "set-cookie",
-        "strict-transport-security",
-        "transfer-encoding",
-        "vary",
-        "via",
-        "x-accel-buffering",
-        "x-content-type-options",
-        "x-envoy-upstream-service-time",
-        "x-ms-region",
-        "x-ratelimit-limit-requests",
-        "x-ratelimit-limit-tokens",
-        "x-ratelimit-remaining-requests",
-        "x-ratelimit-remaining-tokens",
-        "x-ratelimit-reset-requests",
-        "x-ratelimit-reset-tokens",
-        "x-request-id",
-    )
-    for spelling in (name.encode(), name.title().encode())
-}
+FRAMING: Final = frozenset({"connection", "content-length", "transfer-encoding"})
+MAX_NAMES: Final = 256
 
 
 class _Excess(Exception):  # noqa: N818 - never leaves this module
     """Bytes after the end of an answer."""
 
 
+class Names(dict[bytes, str | None]):
+    """Field names as upstreams spell them → lower case, or None for a field that the caller does not want.
+
+    Folding a name costs more than looking it up; there are few spellings, and the memory of them is bounded.
+    """
+
+    def __init__(self, wanted: frozenset[str] | None) -> None:
+        """`wanted`: lower-case names; None wants all. What frames a message is always read."""
+        super().__init__()
+        self._wanted = None if wanted is None else wanted | FRAMING
+
+    def __missing__(self, name: bytes) -> str | None:
+        key = name.decode("latin-1").lower()
+        found = key if self._wanted is None or key in self._wanted else None
+        if len(self) < MAX_NAMES:
+            self[name] = found
+        return found
+
+
 class Owner(Protocol):
     """The pool, as a connection sees it."""
+
+    names: Names
 
     def free(self, connection: Connection) -> None:
         """The answer is whole and the connection fit for another request."""
@@ -108,6 +88,7 @@ class Connection(asyncio.Protocol):
         "interim",
         "keep",
         "loop",
+        "names",
         "on_body",
         "owner",
         "parser",
@@ -125,6 +106,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self.owner = owner
+        self.names = owner.names
         self.loop = loop
         self.closed = False
         self.response: Response | None = None
@@ -222,7 +204,9 @@ class Connection(asyncio.Protocol):
         # After the head these are trailers, which nobody asked for (RFC 9110 §6.5.1).
         if self.head_done:
             return
-        key = _NAMES.get(name) or name.decode("latin-1").lower()
+        key = self.names[name]
+        if key is None:
+            return
         # llhttp leaves white space at the end of a value (RFC 9110 §5.5).
         text = value.decode("latin-1").rstrip(" \t")
         headers = self.headers

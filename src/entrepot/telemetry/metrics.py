@@ -5,8 +5,7 @@ A `Catalogue` is the closed list of metrics: a name that is not in it is a progr
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -54,13 +53,12 @@ class Metrics:
     def set(self, name: str, value: float, labels: Labels = ()) -> None:
         self._values[name][labels] = float(value)
 
-    def observe(self, name: str, seconds: float, labels: Labels = ()) -> None:
+    def add_observed(self, name: str, labels: Labels, buckets: Sequence[int], seconds: float) -> None:
+        """Add observations that were counted elsewhere, in the same buckets."""
         series = self._histograms[name]
-        cell = series.get(labels)
-        if cell is None:
-            cell = series[labels] = ([0] * (len(BUCKETS_S) + 1), [0.0])
-        cell[0][bisect_left(BUCKETS_S, seconds)] += 1
-        cell[1][0] += seconds
+        counts, total = series.setdefault(labels, ([0] * len(buckets), [0.0]))
+        counts[:] = [a + b for a, b in zip(counts, buckets, strict=True)]
+        total[0] += seconds
 
     def report(self) -> Report:
         return Report(
