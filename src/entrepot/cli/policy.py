@@ -83,7 +83,8 @@ def check(
             print(f"{one.account}/{one.deployment}: {one.rule} refuses calls from {iso(one.from_ms)}, in {left}")
         for each in drifted:
             print(f"@{each['set']}: missing {_words(each['missing'])}; no longer listed {_words(each['extra'])}")
-        print(f"{len(packs)} packs, {sum(len(pack.rules) for pack in packs)} rules, {len(findings)} findings")
+        rules = sum(len(pack.rules) for pack in packs)
+        print(f"{_count(len(packs), 'pack')}, {_count(rules, 'rule')}, {_count(len(findings), 'finding')}")
     raise typer.Exit(1 if drifted or any(one.severity == "error" for one in findings) else 0)
 
 
@@ -115,7 +116,7 @@ def run_all(folder: WorldFolder, json: Json = False) -> None:
             place = one.case.place
             print(f"{place.file}:{place.line}: `{one.case.rule}` wants `{one.case.want}` at {iso(one.case.at_ms)}")
             print(f"    but not with {told(one.contrary)}" if one.contrary else "    but the rule decides otherwise")
-        print(f"{len(verdicts) - len(failed)} cases passed, {len(failed)} failed")
+        print(f"{_count(len(verdicts) - len(failed), 'case')} passed, {len(failed)} failed")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -209,7 +210,7 @@ def diff(
         _print_json(answer | {"changes": changes, "touched": [_timed(one) for one in hit]})
     else:
         for one in found.changes[:_LISTED]:
-            print(f"{one.text}, {period(one.from_ms, one.until_ms)}: {one.direction} ({', '.join(one.rules)})")
+            print(f"{one.text}: {one.direction}, {period(one.from_ms, one.until_ms)} ({', '.join(one.rules)})")
         if len(found.changes) > _LISTED:
             print(f"and {len(found.changes) - _LISTED} more; --json lists all")
         for direction, count in found.counts.items():
@@ -376,6 +377,10 @@ def _timed(item: msgspec.Struct) -> dict[str, Any]:
             at_ms = table.pop(key)
             table[key.removesuffix("_ms")] = None if at_ms is None else iso(at_ms)
     return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _words(values: Sequence[str]) -> str:

@@ -152,5 +152,6 @@ def _within(segment: Segment, at_ms: int) -> bool:
     return after and (segment.until_ms is None or at_ms < segment.until_ms)
 
 
-def _order(change: Change) -> tuple[bool, int, str, Plain]:
-    return change.from_ms is not None, change.from_ms or 0, change.direction, change.facts
+def _order(change: Change) -> tuple[bool, int, str, int, Plain]:
+    """By time, and the general before the particular."""
+    return change.from_ms is not None, change.from_ms or 0, change.direction, len(change.facts), change.facts

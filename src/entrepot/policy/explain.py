@@ -82,7 +82,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(program: Program, world: World, client: Client, question: Question) -> Explanation:
-    everywhere = served(world, client.account, client.deployment)
+    everywhere = places(world, client, question)
     facts = principal_facts(client.organization, client.account, question.at_ms) | question.facts()
     answers, codes = [], []
     owners = program.mask({}, holding(client.organization.owners)) & program.segment(question.at_ms)[0]
@@ -101,6 +101,12 @@ def explain(program: Program, world: World, client: Client, question: Question) 
         targets=tuple(answers),
         would_allow=() if allowed else tuple(_ways(program, world, everywhere, facts, owners)),
     )
+
+
+def places(world: World, client: Client, question: Question) -> tuple[Served, ...]:
+    """The upstreams that have the model. To subscribe, any of them may be the permitted one, whatever the SKU."""
+    found = served(world, client.account, client.deployment)
+    return tuple(one._replace(candidate=True) for one in found) if question.operation == "subscribe" else found
 
 
 def _answer(program: Program, candidate: Served, decision: Decision) -> Answer:

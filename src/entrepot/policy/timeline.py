@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import msgspec
 
 from entrepot.policy.derive import Facts, principal_facts, target_facts
-from entrepot.policy.explain import Question
+from entrepot.policy.explain import Question, places
 from entrepot.policy.program import Decision, Program
-from entrepot.policy.targets import Client, served
+from entrepot.policy.targets import Client
 from entrepot.resources.model import World
 
 
@@ -28,7 +28,7 @@ class Stretch(msgspec.Struct, frozen=True):
 def timeline(program: Program, world: World, client: Client, question: Question) -> Iterator[Stretch]:
     """The stretches of time in which all candidate targets are decided alike; `question.at_ms` is not looked at."""
     principal = program.principal(client.organization, client.account)
-    targets = [one for one in served(world, client.account, client.deployment) if one.candidate]
+    targets = [one for one in places(world, client, question) if one.candidate]
     masks = {one.upstream: program.mask(question.facts() | target_facts(one.target)) & program.full for one in targets}
     cuts = sorted({*program.times.cuts, *principal.cuts})
     start: int | None = None
