@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -465,6 +465,21 @@ class Fleet:
             gateway.stop()
             self._running.remove(gateway)
             gateway.audit()
+
+    @contextmanager
+    def gateways(self, world: World, homes: list[Path]) -> Iterator[list[Gateway]]:
+        """Several over one world, started together. Those that a test has ended already are only looked at."""
+        with ExitStack() as stack:
+            for home in homes:
+                home.mkdir(parents=True, exist_ok=True)
+                gateway = Gateway(world, home)
+                self._running.append(gateway)
+                stack.callback(gateway.audit)
+                stack.callback(self._running.remove, gateway)
+                stack.callback(gateway.stop)
+            for gateway in self._running[-len(homes) :]:
+                gateway.ready()
+            yield self._running[-len(homes) :]
 
     def audit(self) -> None:
         for gateway in self._running:
