@@ -132,7 +132,7 @@ def _reach(packs: Sequence[Pack]) -> Iterator[Finding]:
     for rule in sorted((rule for pack in packs for rule in pack.rules), key=lambda rule: rule.id):
         bits = space.bits_of(rule.id)
         if rule.id in silent:
-            if rule.status in {"in_force", "contract_term"}:
+            if rule.status in {"in_force", "contract_term"} or rule.revives_ms is not None:
                 yield Finding("warning", rule.place, rule.id, "can never match", "mend its dates or its facts")
             continue
         alive = [mask for mask in stretches if mask & bits]

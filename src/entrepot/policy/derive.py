@@ -6,11 +6,15 @@ An approval holds until its expiry, not at it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from entrepot.policy.membership import listing, member
 from entrepot.resources.model import Account, Organization
+
+# The facts about a client that change by themselves.
+EXPIRING: Final = ("org.kyc", "org.licence", "org.eligibility")
 
 Facts = dict[str, str | frozenset[str]]
 

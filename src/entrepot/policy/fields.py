@@ -12,6 +12,7 @@ from entrepot.policy.lines import Block, Lines
 from entrepot.policy.model import Place, Problem, Source
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -112,6 +113,9 @@ class Table:
         if isinstance(value, str):
             return {"en": value}
         if isinstance(value, dict) and all(isinstance(text, str) and text for text in value.values()):
+            for tag in value:
+                if not _LANGUAGE.fullmatch(tag):
+                    self.problem(f"`{tag}` is no language", "write a tag such as `en` or `zh-Hant`", tag)
             return dict(sorted(value.items()))
         self.problem(f"`{key}` is not a text per language", f'write `{key} = {{ en = "…" }}`', key)
         return {}

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from entrepot.policy.derive import Target, expiries, principal_facts, target_facts
+from entrepot.policy.derive import EXPIRING, Target, expiries, principal_facts, target_facts
 from entrepot.policy.facts import CODES, FACTS
 from entrepot.policy.model import Pack, Rule
 from entrepot.policy.ownership import Holding, holding
@@ -104,8 +104,9 @@ class Program:
         cuts = expiries(organization)
         owners = holding(organization.owners)
         instants = (cuts[0] - 1 if cuts else 0, *cuts)
-        facts = (principal_facts(organization, account, at_ms) for at_ms in instants)
-        return Timeline(cuts, tuple(self.mask(each, owners) for each in facts))
+        facts = [principal_facts(organization, account, at_ms) for at_ms in instants]
+        lasting = self.mask({name: value for name, value in facts[0].items() if name not in EXPIRING}, owners)
+        return Timeline(cuts, tuple(lasting & self.mask({name: each[name] for name in EXPIRING}) for each in facts))
 
     def target(self, target: Target) -> int:
         return self.mask(target_facts(target))
