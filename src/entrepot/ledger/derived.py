@@ -11,6 +11,7 @@ from pathlib import Path
 from entrepot.ledger.tree import HASH, LEVELS
 
 OFFSET = 4
+_MANY = 4096
 
 
 def hash_file(folder: Path, level: int) -> Path:
@@ -26,8 +27,8 @@ class Derived:
 
     def __init__(self, folder: Path) -> None:
         """Begins them anew."""
-        self._folder = folder
         self._fds: list[int] = []
+        self._waiting: list[list[bytes]] = [[] for _ in range(LEVELS + 1)]
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             for path in (*(hash_file(folder, level) for level in range(LEVELS)), offset_file(folder)):
@@ -35,17 +36,25 @@ class Derived:
                 self._fds.append(os.open(path, flags, 0o640))
 
     def add(self, hashes: Sequence[bytes], offsets: Sequence[int]) -> None:
-        """`hashes` for each level, `offsets` of the entries' frames in their segment."""
-        if len(self._fds) <= LEVELS:
-            return
+        """`hashes` for each level, `offsets` of the entries' frames in their segment. Kept until `flush`."""
+        for waiting, data in zip(self._waiting, (*hashes, array("I", offsets).tobytes()), strict=True):
+            if data:
+                waiting.append(data)
+        if len(self._waiting[0]) >= _MANY:
+            self.flush()
+
+    def flush(self) -> None:
+        ready, self._waiting = self._waiting, [[] for _ in range(LEVELS + 1)]
         try:
-            for fd, data in zip(self._fds, (*hashes, array("I", offsets).tobytes()), strict=True):
-                if data:
-                    os.write(fd, data)
+            for fd, parts in zip(self._fds, ready, strict=False):
+                if parts:
+                    os.write(fd, b"".join(parts))
         except OSError:
             self.close()
 
     def close(self) -> None:
+        if any(self._waiting):
+            self.flush()
         for fd in self._fds:
             os.close(fd)
         self._fds = []

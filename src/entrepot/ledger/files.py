@@ -20,6 +20,14 @@ class Files:
         while done < len(data):
             done += os.pwrite(fd, data[done:], offset + done)
 
+    def write_through(self, fd: int, data: bytes, offset: int) -> None:
+        """All of `data` at `offset`, durable on return. After a failure nothing is known of what stands there."""
+        # One system call instead of two: the thread that waits gives up the interpreter once, not twice.
+        done = os.pwritev(fd, [data], offset, os.RWF_DSYNC)
+        if done < len(data):
+            self.write(fd, data[done:], offset + done)
+            self.sync(fd)
+
     def sync(self, fd: int) -> None:
         """What was written is on the disk, as far as the disk tells the truth. After a failure nothing is known."""
         os.fdatasync(fd)

@@ -26,6 +26,10 @@ from entrepot.ledger.writer import Writer, open_writer, wall_clock_ms
 
 CHECKPOINT_S = 1.0
 OUTCOME_S = 0.05
+# Under load a write is begun at most this often: what comes meanwhile shares its cost. With few callers at once there
+# is nothing to share, and a write begins when the one before is done.
+PACE_S = 0.002
+CROWD = 4
 RETRY_S = 0.2
 
 log = logging.getLogger(__name__)
@@ -77,6 +81,7 @@ class Ledger:
         self._called = False  # `_send` is due in this turn of the loop
         self._timed = False  # a timer will send what waits
         self._overdue = False  # the timer went off while a batch was with the thread
+        self._sent_s = 0.0
         self._since_ms = 0
         self._refused = 0
         self._idle = asyncio.Event()
@@ -183,6 +188,7 @@ class Ledger:
     def _hand_over(self) -> None:
         batch, self._pending = self._pending, _Pending()
         self._writing = True
+        self._sent_s = time.monotonic()
         self._jobs.put(batch)
 
     def _write(self) -> None:
@@ -213,13 +219,23 @@ class Ledger:
                 waiter.set_result(place)
             elif batch.entries[index - first].startswith(ADMITTED):
                 self.outcome(encode(Outcome(self._clock_ms(), str(place), result="client_gone")))
-        waiting = self._pending
-        if waiting.entries:
-            if self._overdue or any(waiting.waiters):
-                self._overdue = False
-                self._send()
-            elif not self._timed:
+        if self._pending.entries:
+            self._next(len(batch.waiters) - batch.waiters.count(None))
+
+    def _next(self, crowd: int) -> None:
+        """Something waits, and the thread has nothing to do; `crowd` decisions were in its last batch."""
+        assert self._loop is not None
+        if not self._overdue and not any(self._pending.waiters):
+            if not self._timed:
                 self._time()
+            return
+        self._overdue = False
+        self._called = True
+        rest_s = self._sent_s + PACE_S - self._loop.time()
+        if crowd >= CROWD and rest_s > 0:
+            self._loop.call_later(rest_s, self._send)
+        else:
+            self._loop.call_soon(self._send)
 
     def _fail(self, batch: _Pending, failure: Exception) -> None:
         """Refuse every decision that waits, keep everything else, try again soon."""

@@ -87,7 +87,7 @@ class Log:
         self.folder = places.log(origin)
         self.growth = Growth()
         self.open: dict[str, set[int]] = {}
-        self.signed = Checkpoint(origin, 0, self.growth.tree.root())
+        self.signed = Checkpoint(origin, 0, self.growth.root())
         self.ended: str | None = None
         self._first = first
         self._files = files
@@ -102,12 +102,12 @@ class Log:
 
     @property
     def size(self) -> int:
-        return self.growth.tree.size
+        return self.growth.size
 
     def read_in(self, entries: Sequence[bytes], hashes: Sequence[bytes], offsets: Sequence[int]) -> None:
         """Entries that are durable in a segment."""
         with self._growing:
-            index = self.growth.tree.size
+            index = self.growth.size
             self._derived.add(self.growth.extend(hashes), offsets)
         self._follow(index, entries)
 
@@ -143,7 +143,8 @@ class Log:
         """Sign the log as it stands, if it grew since. From any thread. Raises OSError; the one before then stays."""
         with self._signing:
             with self._growing:
-                now = Checkpoint(self.origin, self.size, self.growth.tree.root())
+                now = Checkpoint(self.origin, self.size, self.growth.root())
+                self._derived.flush()
             if now.size == self.signed.size:
                 return False
             # INVARIANT: a checkpoint covers durable entries only, and each one continues the one before: the tree only
@@ -183,17 +184,22 @@ class Log:
     def _follow(self, index: int, entries: Sequence[bytes]) -> None:
         """Keep `open` up to date."""
         mine = self.open.setdefault(self.origin, set())
+        reference = b'"decision":"' + self.origin.encode() + b"/"
         for at, entry in enumerate(entries, index):
             if entry.startswith(ADMITTED):
                 mine.add(at)
             elif entry.startswith(OUTCOME):
-                origin, number = decision_of(entry) or ("", -1)
-                self.open.get(origin, mine).discard(number)
+                start = entry.find(reference) + len(reference)
+                if start >= len(reference):
+                    mine.discard(int(entry[start : entry.find(b'"', start)]))
+                else:
+                    origin, number = decision_of(entry) or ("", -1)
+                    self.open.get(origin, mine).discard(number)
             elif entry.startswith((OPENED, CLOSED)):
                 told = decode(entry)
                 if isinstance(told, Opened) and told.open is not UNSET:
-                    for reference in told.open:
-                        origin, _, number_text = reference.rpartition("/")
+                    for one in told.open:
+                        origin, _, number_text = one.rpartition("/")
                         self.open.setdefault(origin, set()).add(int(number_text))
                 elif isinstance(told, Closed) and told.next is not UNSET:
                     self.ended = told.next

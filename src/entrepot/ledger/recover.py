@@ -132,7 +132,7 @@ def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
             [sha256(data[a - 1 : b]).digest() for a, b in part],
             [a - FRAME.size for a, _ in part],
         )
-        if log.size == signed.size and log.growth.tree.root() != signed.root:
+        if log.size == signed.size and log.growth.root() != signed.root:
             raise LedgerRefused(
                 f"the first {signed.size} entries of the log `{signed.origin}` do not have the root that was signed:"
                 f" an entry was changed, replaced or put in another order; {WHAT_NOW}"

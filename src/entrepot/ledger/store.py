@@ -41,13 +41,11 @@ class Store:
         if stop > self._allocated:
             self._allocate(stop + AHEAD)
         try:
-            self._files.write(self._fd, data, self.end)
+            self._files.write_through(self._fd, data, self.end)
         except OSError:
-            # Some of it may stand there, and may even persist. It was not acknowledged, and the next append either
-            # overwrites it or finds it cut off; if neither can be, the file is not used again.
-            self.take_back(self.end)
+            # The kernel reports a failed write-back once and forgets it: another sync could succeed without the data.
+            self.poisoned = True
             raise
-        self._sync()
         # The data is durable: from here on it may be acknowledged.
         self.end = stop
 
@@ -65,24 +63,20 @@ class Store:
         try:
             self._files.write(self._fd, bytes(to - self._allocated), self._allocated)
         except OSError:
-            self.take_back(self.end)
+            self.take_back(self.end)  # what little there was is given back
             raise
-        self._sync()
-        self._allocated = to
-
-    def _sync(self) -> None:
         try:
             self._files.sync(self._fd)
         except OSError:
-            # The kernel reports a failed write-back once and forgets it: a second sync could succeed without the data.
             self.poisoned = True
             raise
+        self._allocated = to
 
     def close(self, *, final: bool = False) -> None:
         """`final`: give back what was allocated ahead; the file is not appended to any more. Raises OSError."""
         try:
             if final and not self.poisoned:
                 self._files.cut(self._fd, self.end)
-                self._sync()
+                self._files.sync(self._fd)
         finally:
             self._files.close(self._fd)

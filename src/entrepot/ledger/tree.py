@@ -19,25 +19,40 @@ Read = Callable[[int, int, int], bytes]
 
 
 class Growth:
-    """The growing edge of a tree, and the hashes of subtrees that its growth completes."""
+    """The growing edge of a tree, and the hashes of the subtrees that its growth completes."""
 
     def __init__(self) -> None:
-        self.tree = Tree()
-        self._waiting: list[list[bytes]] = [[] for _ in range(LEVELS)]
+        self.size = 0
+        # Of each level's hashes those that are not in a full subtree of the next level yet.
+        self._edges = [Tree() for _ in range(LEVELS)]
 
     def extend(self, hashes: Sequence[bytes]) -> list[bytes]:
-        """Add leaves; gives what is to be appended at each level."""
-        self.tree.extend(hashes)
-        added = [b"".join(hashes)]
-        grown = hashes
-        for level in range(1, LEVELS):
-            waiting = self._waiting[level]
-            waiting.extend(grown)
-            full = len(waiting) // _WIDTH
-            grown = [_root(waiting[at * _WIDTH : (at + 1) * _WIDTH]) for at in range(full)]
-            del waiting[: full * _WIDTH]
-            added.append(b"".join(grown))
-        return added
+        """Add leaves; gives what is to be appended to the stored hashes of each level."""
+        added: list[list[bytes]] = [[] for _ in range(LEVELS)]
+        lowest, start = self._edges[0], 0
+        while start < len(hashes):
+            part = hashes[start : start + _WIDTH - lowest.size]
+            lowest.extend(part)
+            start += len(part)
+            if lowest.size == _WIDTH:
+                self._complete(0, added)
+                lowest = self._edges[0]
+        self.size += len(hashes)
+        return [b"".join(hashes), *map(b"".join, added[1:])]
+
+    def root(self) -> bytes:
+        whole = Tree()
+        whole.edge = [node for tree in reversed(self._edges) for node in tree.edge]
+        return whole.root()
+
+    def _complete(self, level: int, added: list[list[bytes]]) -> None:
+        node = self._edges[level].root()
+        self._edges[level] = Tree()
+        above = self._edges[level + 1]
+        above.extend([node])
+        added[level + 1].append(node)
+        if above.size == _WIDTH and level + 2 < LEVELS:
+            self._complete(level + 1, added)
 
 
 class Proofs:
