@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -336,6 +337,12 @@ def until(condition: Callable[[], Any], what: str, limit_s: float = 20.0) -> Any
     return value
 
 
+def few_files() -> None:
+    """The limit of a usual shell."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, most))
+
+
 class Gateway:
     """A running `entrepot gateway`."""
 
@@ -352,7 +359,7 @@ class Gateway:
         }
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environ, cwd=home
+                command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environ, cwd=home, preexec_fn=few_files
             )
         self.data = Place("127.0.0.1", 0, tls)
         self.admin = Place("127.0.0.1", 0)
@@ -449,6 +456,8 @@ class Fleet:
 
     def __init__(self) -> None:
         self._running: list[Gateway] = []
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     @contextmanager
     def gateway(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -139,6 +140,12 @@ def test_workers_share_the_port_and_their_counts_add_up(secured: Secured) -> Non
     assert gateway.metric("entrepot_workers") == 2
     assert gateway.readiness()["workers"] == 2
     assert len(gateway.workers()) == 2
+
+
+def test_open_files_are_as_many_as_the_system_allows(secured: Secured) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for worker in secured.gateway.workers():
+        assert resource.prlimit(worker, resource.RLIMIT_NOFILE) == (most, most)
 
 
 def test_a_killed_worker_is_started_again_and_nobody_is_refused(secured: Secured) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class Parent:
 
     async def run(self, ready: Callable[[str, str], None]) -> None:
         """Raises WorldInvalid before anything is opened. `ready` gets the data and admin URLs once calls are served."""
+        allow_open_files()
         files = read_world(self._folder)
         self._watched = watched(files)
         mark = fingerprint(self._folder, files)
@@ -156,6 +158,12 @@ class Parent:
                 hand.kill()
         self._stopping.set()
         self._progress.set()
+
+
+def allow_open_files() -> None:
+    """As many connections as the system allows, not as few as a shell defaults to; workers inherit it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def listening(where: str, count: int) -> list[socket.socket]:
