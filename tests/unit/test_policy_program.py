@@ -148,3 +148,27 @@ def test_of_several_forbids_the_client_is_told_of_one_in_a_fixed_order() -> None
     assert told("house_rule", "access_denied") == "R1"
     assert told("access_denied", "unsupported_territory", "account_suspended") == "R1"
     assert told("b_rule", "a_rule") == "R0"
+
+
+def test_a_rule_to_come_is_seen_in_time() -> None:
+    rules = """
+[[rule]]
+id = "P"
+effect = "permit"
+[[rule]]
+id = "F-1"
+effect = "forbid"
+from = 1970-01-02T00:00:00Z
+when = { operation = "chat" }
+[[rule]]
+id = "F-2"
+effect = "forbid"
+from = 1970-01-03T00:00:00Z
+"""
+    compiled = program('[pack]\nid = "p"\n' + rules)
+    day = 86_400_000
+    chat, batch = compiled.of("operation", "chat"), compiled.of("operation", "batch")
+    assert compiled.refused_from(chat, 0, day - 1) is None
+    assert compiled.refused_from(chat, 0, day) == day
+    assert compiled.refused_from(batch, 0, day) is None
+    assert compiled.refused_from(batch, 0, 2 * day) == 2 * day

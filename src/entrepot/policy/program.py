@@ -99,6 +99,17 @@ class Program:
         """The mask of the rules that are in effect at an instant, and the instant until which that is so."""
         return self.times.at(at_ms)
 
+    def refused_from(self, mask: int, at_ms: int, within_ms: int) -> int | None:
+        """When a rule that takes effect within that time first refuses a call; None if none does.
+
+        `mask` is the product of the call's facts without the time's. Costs next to nothing while no rule is about to.
+        """
+        cuts, masks = self.times.cuts, self.times.masks
+        for index in range(bisect_right(cuts, at_ms), bisect_right(cuts, at_ms + within_ms)):
+            if not self.decide(mask & masks[index + 1]).permit:
+                return cuts[index]
+        return None
+
     def principal(self, organization: Organization, account: Account) -> Timeline:
         """The masks of all that is known of the client, changing by themselves when an approval expires."""
         cuts = expiries(organization)
