@@ -337,12 +337,6 @@ def until(condition: Callable[[], Any], what: str, limit_s: float = 20.0) -> Any
     return value
 
 
-def few_files() -> None:
-    """The limit of a usual shell."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, most))
-
-
 class Gateway:
     """A running `entrepot gateway`."""
 
@@ -359,8 +353,10 @@ class Gateway:
         }
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environ, cwd=home, preexec_fn=few_files
+                command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environ, cwd=home
             )
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (1_024, most))  # as a usual shell has it
         self.data = Place("127.0.0.1", 0, tls)
         self.admin = Place("127.0.0.1", 0)
 
