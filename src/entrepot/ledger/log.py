@@ -11,40 +11,31 @@ import time
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from struct import Struct
 from threading import Lock
 from typing import NamedTuple
-from zlib import crc32
 
 from msgspec import UNSET
 
 from entrepot.ledger.derived import Derived
 from entrepot.ledger.entries import Closed, Opened, decode
 from entrepot.ledger.files import Files
+from entrepot.ledger.frames import framed, header, header_end, private_file, recorded, settled
 from entrepot.ledger.keys import Signer
 from entrepot.ledger.store import Store
 from entrepot.ledger.tree import Growth
 from entrepot.ledger.verify import (
     ADMITTED,
-    BATCH,
     CHECKPOINT,
-    ENTRY,
-    FRAME,
-    HEADER,
     OUTCOME,
-    PRIVATE,
     Checkpoint,
     decision_of,
     folder_name,
-    frame,
     segment_name,
     walk,
 )
 
 SEGMENT_BYTES = 1 << 26
 OPENED, CLOSED = b'{"opened":', b'{"closed":'
-# A record of personal data: length of salt and value, checksum begun with its offset, index of its entry.
-RECORD = Struct(">IIQ")
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +80,7 @@ class Log:
         self.open: dict[str, set[int]] = {}
         self.signed = Checkpoint(origin, 0, self.growth.root())
         self.ended: str | None = None
+        self.segment_bytes = SEGMENT_BYTES
         self._first = first
         self._files = files
         self._places = places
@@ -173,12 +165,10 @@ class Log:
         """The segment to append to, and its side file. Raises OSError."""
         if self._torn:
             self._mend()
-        if self._segment is None or self._private is None:
-            self._begin_segment()
-        elif self._segment.end > SEGMENT_BYTES:
+        if self._segment is not None and self._private is not None and self._segment.end > self.segment_bytes:
             self._roll((self._segment, self._private))
         if self._segment is None or self._private is None:
-            raise RuntimeError("a log that has ended is appended to")
+            raise RuntimeError("a closed log is appended to")
         return self._segment, self._private
 
     def _follow(self, index: int, entries: Sequence[bytes]) -> None:
@@ -224,74 +214,24 @@ class Log:
         The file that failed is not synced again; its name goes to a file that holds the acknowledged bytes only.
         Can be tried again when it fails half-way.
         """
-        stores = [store for store in (self._segment, self._private) if store is not None]
-        for store in stores:
-            data = store.path.read_bytes()
-            if store is self._segment:
-                if walk(data, header_end(data))[1] < store.end:
-                    raise OSError(f"acknowledged entries cannot be read back from `{store.path}`")
-                quarantine(self._files, self._places.quarantine(self.origin), store.path.name, data[store.end :])
-            self._files.replace(store.path, data[: store.end])
+        segment, private = self._segment, self._private
+        assert segment is not None, "a log is only torn by its own writes"
+        assert private is not None
+        data = segment.path.read_bytes()
+        if walk(data, header_end(data))[1] < segment.end:
+            raise OSError(f"acknowledged entries cannot be read back from `{segment.path}`")
+        quarantine(self._files, self._places.quarantine(self.origin), segment.path.name, data[segment.end :])
+        self._files.replace(segment.path, data[: segment.end])
+        with settled(private.path.parent):
+            self._files.replace(private.path, private.path.read_bytes()[: private.end])
         if self.size > self._first:
             self._begin_segment()
         else:
             # Nothing was acknowledged in that segment: the new file takes its place.
             self.resume(len(header(self.origin, self._first)), 0)
         self._torn = False
-        for store in stores:
-            store.close()
-
-
-def header(origin: str, first: int) -> bytes:
-    return frame(HEADER, f"{origin}/{first}".encode(), 0)
-
-
-def header_end(data: bytes) -> int:
-    return FRAME.size + int(FRAME.unpack_from(data, 0)[1])
-
-
-def private_file(folder: Path, first: int) -> Path:
-    return folder / PRIVATE / f"{first:08d}.private"
-
-
-def framed(entries: Sequence[bytes], offset: int) -> tuple[bytes, list[int]]:
-    """A batch as it stands at `offset` of a segment, and where in the segment each frame begins."""
-    parts: list[bytes] = []
-    offsets: list[int] = []
-    magic, pack, head = BATCH, FRAME.pack, FRAME.size
-    for entry in entries:
-        parts.append(pack(magic, len(entry), crc32(entry, offset), 0))
-        parts.append(entry)
-        offsets.append(offset)
-        offset += head + len(entry)
-        magic = ENTRY
-    return b"".join(parts), offsets
-
-
-def recorded(index: int, privates: Sequence[bytes | None], offset: int) -> bytes:
-    """The batch's personal data as it stands at `offset` of a side file."""
-    parts: list[bytes] = []
-    for at, private in enumerate(privates, index):
-        if private is not None:
-            parts.append(RECORD.pack(len(private), crc32(private, offset), at))
-            parts.append(private)
-            offset += RECORD.size + len(private)
-    return b"".join(parts)
-
-
-def records(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
-    """Index, and salt and value, of each whole record, and the offset behind the last."""
-    found: list[tuple[int, bytes]] = []
-    offset = 0
-    while offset + RECORD.size < len(data):
-        length, checksum, index = RECORD.unpack_from(data, offset)
-        stop = offset + RECORD.size + length
-        private = data[offset + RECORD.size : stop]
-        if length == 0 or len(private) < length or crc32(private, offset) != checksum:
-            break
-        found.append((index, private))
-        offset = stop
-    return found, offset
+        segment.close()
+        private.close()
 
 
 def quarantine(files: Files, folder: Path, name: str, tail: bytes) -> None:

@@ -5,6 +5,7 @@ This is how every start goes, after a crash or not.
 
 from __future__ import annotations
 
+import mmap
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -12,18 +13,18 @@ from typing import NamedTuple
 
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.files import Files
+from entrepot.ledger.frames import private_file, records, settled
 from entrepot.ledger.keys import Signer
-from entrepot.ledger.log import RECORD, Log, Places, private_file, quarantine, records
+from entrepot.ledger.log import Log, Places, quarantine
 from entrepot.ledger.verify import (
+    BATCH,
     CHECKPOINT,
     FRAME,
     SEGMENT,
     Bytes,
     Checkpoint,
     Unproved,
-    batch_begins,
     is_blank,
-    load,
     open_checkpoint,
     read_header,
     segment_name,
@@ -97,7 +98,7 @@ def _segments(folder: Path, origin: str) -> list[_Segment]:
     found: list[_Segment] = []
     size = 0
     for path in sorted(folder.glob(SEGMENT)):
-        data = load(path)
+        data = _map(path)
         try:
             named, first, start = read_header(data)
         except (Unproved, ValueError):
@@ -117,6 +118,21 @@ def _segments(folder: Path, origin: str) -> list[_Segment]:
     if not found:
         raise LedgerRefused(f"the log `{origin}` has no segments; {WHAT_NOW}")
     return found
+
+
+def batch_begins(data: Bytes, offset: int) -> bool:
+    """Whether a whole first frame of a batch stands anywhere from `offset` on."""
+    while (offset := data.find(BATCH, offset)) >= 0:
+        if walk(data, offset)[0]:
+            return True
+        offset += 1
+    return False
+
+
+def _map(path: Path) -> Bytes:
+    """The file's bytes without a copy of them. Nobody else changes it: the writer's lock is held."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.seek(0, 2) else b""
 
 
 def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
@@ -166,9 +182,13 @@ def _clean(files: Files, folder: Path, first: int, size: int) -> int:
     """The end of the side file, without records that are torn or whose entry was never acknowledged."""
     path = private_file(folder, first)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    data = path.read_bytes() if path.exists() else b""
-    found, _ = records(data)
-    end = sum(RECORD.size + len(private) for index, private in found if index < size)
-    if not path.exists() or not is_blank(data, end):
-        files.replace(path, data[:end])
+    with settled(path.parent):
+        data = path.read_bytes() if path.exists() else b""
+        end = 0
+        for record in records(data):
+            if record.number >= size:
+                break
+            end = record.stop
+        if not path.exists() or not is_blank(data, end):
+            files.replace(path, data[:end])
     return end

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from entrepot.ledger.verify import EMPTY_ROOT, Tree, node_hash
+from entrepot.ledger.verify import EMPTY_ROOT, Tree, Unproved, node_hash
 
 HASH = 32
 LEVELS = 3
@@ -106,6 +106,38 @@ class Proofs:
         if not whole:
             path.append(self.root(start, end))
         return path[::-1]
+
+
+def check_consistency(old: tuple[int, bytes], new: tuple[int, bytes], path: Sequence[bytes]) -> None:
+    """RFC 9162 §2.1.4.2. Raises Unproved unless the tree `new` (size, root) only adds to the tree `old`."""
+    (first, first_root), (second, second_root) = old, new
+    if not 0 < first <= second:
+        raise Unproved(f"a tree of {second} entries cannot continue one of {first}")
+    if first == second:
+        if path or first_root != second_root:
+            raise Unproved("two trees of one size have different roots")
+        return
+    steps = list(path)
+    if first & (first - 1) == 0:
+        steps.insert(0, first_root)
+    if not steps:
+        raise Unproved("the consistency proof is empty")
+    number, last = first - 1, second - 1
+    while number & 1:
+        number, last = number >> 1, last >> 1
+    left = right = steps[0]
+    for step in steps[1:]:
+        if last == 0:
+            raise Unproved("the consistency proof is too long")
+        if number & 1 or number == last:
+            left, right = node_hash(step, left), node_hash(step, right)
+            while not number & 1 and number:
+                number, last = number >> 1, last >> 1
+        else:
+            right = node_hash(right, step)
+        number, last = number >> 1, last >> 1
+    if last or left != first_root or right != second_root:
+        raise Unproved("the consistency proof does not lead from one root to the other")
 
 
 def split(count: int) -> int:

@@ -97,38 +97,6 @@ def check_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes], r
         raise Unproved("the entry and its proof do not lead to the root that was signed")
 
 
-def check_consistency(old: tuple[int, bytes], new: tuple[int, bytes], path: Sequence[bytes]) -> None:
-    """RFC 9162 §2.1.4.2. Raises Unproved unless the tree `new` (size, root) only adds to the tree `old`."""
-    (first, first_root), (second, second_root) = old, new
-    if not 0 < first <= second:
-        raise Unproved(f"a tree of {second} entries cannot continue one of {first}")
-    if first == second:
-        if path or first_root != second_root:
-            raise Unproved("two trees of one size have different roots")
-        return
-    steps = list(path)
-    if first & (first - 1) == 0:
-        steps.insert(0, first_root)
-    if not steps:
-        raise Unproved("the consistency proof is empty")
-    number, last = first - 1, second - 1
-    while number & 1:
-        number, last = number >> 1, last >> 1
-    left = right = steps[0]
-    for step in steps[1:]:
-        if last == 0:
-            raise Unproved("the consistency proof is too long")
-        if number & 1 or number == last:
-            left, right = node_hash(step, left), node_hash(step, right)
-            while not number & 1 and number:
-                number, last = number >> 1, last >> 1
-        else:
-            right = node_hash(right, step)
-        number, last = number >> 1, last >> 1
-    if last or left != first_root or right != second_root:
-        raise Unproved("the consistency proof does not lead from one root to the other")
-
-
 # Notes: C2SP signed-note, tlog-checkpoint, tlog-proof.
 
 
@@ -280,15 +248,6 @@ Bytes = bytes | mmap.mmap
 Progress = Callable[[int], None]
 
 
-def frame(magic: bytes, data: bytes, offset: int) -> bytes:
-    """`data` as it stands at `offset` of its file.
-
-    The checksum begins with the offset, so a frame that was moved is no frame. The last byte of the head is zero:
-    with it the hash of an entry's leaf is the hash of bytes as they stand in the file.
-    """
-    return FRAME.pack(magic, len(data), crc32(data, offset), 0) + data
-
-
 def walk(data: Bytes, offset: int = 0) -> tuple[list[Span], int]:
     """The entries' places in `data`, up to the first byte that begins no whole frame, and that byte's offset."""
     spans: list[Span] = []
@@ -306,15 +265,6 @@ def walk(data: Bytes, offset: int = 0) -> tuple[list[Span], int]:
     return spans, offset
 
 
-def batch_begins(data: Bytes, offset: int) -> bool:
-    """Whether a whole first frame of a batch stands anywhere from `offset` on."""
-    while (offset := data.find(BATCH, offset)) >= 0:
-        if walk(data, offset)[0]:
-            return True
-        offset += 1
-    return False
-
-
 def is_blank(data: Bytes, offset: int) -> bool:
     return not data[offset:].strip(b"\0")
 
@@ -328,13 +278,6 @@ def read_header(data: Bytes) -> tuple[str, int, int]:
             origin, _, first = text.decode().rpartition("/")
             return origin, int(first), FRAME.size + length
     raise Unproved("its header is damaged")
-
-
-def load(path: Path) -> Bytes:
-    with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return b""
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 # Entries: docs/ledger.md, "Entries". Only as much of them as verification needs.
@@ -354,17 +297,20 @@ def decision_of(entry: bytes) -> tuple[str, int] | None:
 
 
 class Calls:
-    """Which admitted decisions have no outcome yet, over the logs of one folder."""
+    """Which admitted decisions have no outcome yet, over the logs of one folder.
+
+    `stray`, `opened` and `ends` are what `take` came upon: what should not be, and how logs begin and end.
+    """
 
     def __init__(self) -> None:
-        self.open: dict[str, set[int]] = {}
+        self.open: dict[str, set[int]] = {}  # by log
         self.whole: set[str] = set()
         self.decisions = 0
         self.refusals = 0
         self.outcomes = 0
         self.stray: list[str] = []
-        self.others: dict[str, int] = {}
-        self.rare: list[tuple[int, dict[str, Any]]] = []
+        self.opened: list[dict[str, Any]] = []
+        self.ends: list[tuple[int, str]] = []
 
     def take(self, origin: str, first: int, entries: Iterable[bytes]) -> None:
         mine = self.open.setdefault(origin, set())
@@ -396,14 +342,15 @@ class Calls:
         if not isinstance(told, dict) or len(told) != 1:
             self.stray.append(f"entry {index} is of no known kind")
             return
-        kind = next(iter(told))
-        self.others[kind] = self.others.get(kind, 0) + 1
-        if kind in {"opened", "closed"}:
-            self.rare.append((index, told))
-        for reference in told[kind].get("open", ()) if kind == "opened" else ():
-            log, _, number = str(reference).rpartition("/")
-            if log not in self.whole:  # a log of which nothing else is known here
-                self.open.setdefault(log, set()).add(int(number))
+        kind, about = next(iter(told.items()))
+        if kind == "opened" and isinstance(about, dict):
+            self.opened.append(about)
+            for reference in about.get("open", ()):
+                log, _, number = str(reference).rpartition("/")
+                if log not in self.whole and _is_number(number):  # nothing else is known here of that log
+                    self.open.setdefault(log, set()).add(int(number))
+        elif kind == "closed" and isinstance(about, dict) and "next" in about:
+            self.ends.append((index, str(about["next"])))
 
 
 # Logs and folders of logs.
@@ -496,7 +443,7 @@ class Verification:
                 report.failures.append(f"the file `{path.name}` does not belong there")
         segments = sorted(folder.glob(SEGMENT))
         for path in segments:
-            data = load(path)
+            data = path.read_bytes()  # not mapped: a writer may cut the file meanwhile
             try:
                 self._read_segment(path, data, report, wanted)
             except Unproved as wrong:
@@ -526,22 +473,17 @@ class Verification:
                 at = size - first
                 report.roots[size] = report.tree.root()
         report.tree.extend(hashes[at:])
-        rare = len(self.calls.rare)
-        stray = len(self.calls.stray)
-        self.calls.take(origin, first, (data[start:stop] for start, stop in spans))
-        report.failures += self.calls.stray[stray:]
-        self._note(report, self.calls.rare[rare:])
+        calls = self.calls
+        calls.stray, calls.opened, calls.ends = [], [], []
+        calls.take(origin, first, (data[start:stop] for start, stop in spans))
+        report.failures += calls.stray
+        report.opened += calls.opened
+        for index, following in calls.ends:
+            report.ended = following
+            if index != report.tree.size - 1:
+                report.failures.append(f"it goes on after entry {index}, which ends it")
         if not is_blank(data, end):
             raise Unproved(f"entry {first + len(spans)}: it was changed, moved or cut short (at byte {end})")
-
-    def _note(self, report: Report, rare: Iterable[tuple[int, dict[str, Any]]]) -> None:
-        for index, told in rare:
-            if "opened" in told:
-                report.opened.append(told["opened"])
-            elif told["closed"].get("next") is not None:
-                report.ended = str(told["closed"]["next"])
-                if index != report.tree.size - 1:
-                    report.failures.append(f"it goes on after entry {index}, which ends it")
 
     def _check_order(self) -> None:
         """Each log that continues another names its last checkpoint."""
@@ -557,6 +499,11 @@ class Verification:
                     self.failures.append(f"the log `{origin}` continues another end of `{before.checkpoint.origin}`")
             if report.ended is not None and report.ended not in by_origin:
                 self.failures.append(f"the log `{report.ended}`, which continues `{origin}`, is missing")
+
+    def check_since(self) -> None:
+        logs = (report.checkpoint.origin for report in self.reports.values() if report.checkpoint is not None)
+        if self._since is not None and self._since.origin not in logs:
+            self.failures.append(f"the log `{self._since.origin}` of the earlier checkpoint is not here")
 
     def open_calls(self) -> int:
         return sum(map(len, self.calls.open.values()))
@@ -650,6 +597,7 @@ def check(folder: Path, key: Key, since: Path | None = None, progress: Progress 
         ledger.check_log(folder)
     else:
         ledger.check_folder(folder)
+    ledger.check_since()
     return ledger
 
 

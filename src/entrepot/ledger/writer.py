@@ -23,8 +23,9 @@ from entrepot import __version__
 from entrepot.ledger import entries
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.files import Files
+from entrepot.ledger.frames import framed, header, private_file
 from entrepot.ledger.keys import Signer
-from entrepot.ledger.log import Batch, Log, Places, framed, header, private_file
+from entrepot.ledger.log import Batch, Log, Places
 from entrepot.ledger.note import write_list
 from entrepot.ledger.recover import WHAT_NOW, recover
 from entrepot.ledger.verify import (
