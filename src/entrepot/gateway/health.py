@@ -44,8 +44,10 @@ class Health:
         self._probing = False
 
     def failed(self, now_s: float) -> None:
-        self._failures += 1
         self._probing = False
+        if self._failures >= FAILURES and now_s < self._rests_until_s:
+            return  # it was on its way when the rest began, or nobody else was left to try: nothing new
+        self._failures += 1
         if self._failures >= FAILURES:
             rest_s = COOLDOWN_S * 2 ** min(self._failures - FAILURES, 8)
             self._rests_until_s = now_s + min(rest_s, LONGEST_S)
