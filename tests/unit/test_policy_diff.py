@@ -25,7 +25,7 @@ from entrepot.resources.territories import CODES
 
 SMALL = ("origin.territory", "operation", "org.eligibility", "org.screening", "target.provider")
 seeds = st.integers(0, 2**64 - 1).map(Random)
-lean = settings(max_examples=int(os.environ.get("POLICY_EXAMPLES", "160")) // 16, deadline=None)
+lean = settings(max_examples=int(os.environ.get("POLICY_EXAMPLES", "100")) // 16, deadline=None)
 
 
 def concrete(dimension: Dimension, value: str) -> str:

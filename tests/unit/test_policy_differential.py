@@ -20,7 +20,7 @@ from entrepot.policy.naive import Call
 from entrepot.policy.program import Program
 from entrepot.policy.program import compile as compile_packs
 
-EXAMPLES = int(os.environ.get("POLICY_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("POLICY_EXAMPLES", "100"))
 lean = settings(max_examples=EXAMPLES, deadline=None)
 seeds = st.integers(0, 2**64 - 1).map(Random)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from entrepot.policy.diagram import NOTHING, Box, Diagram
+from entrepot.policy.diagram import NOTHING, Box, Diagram, Question
 from entrepot.policy.model import Case, Pack, Rule, Want
 from entrepot.policy.ownership import holding
 from entrepot.policy.space import OWNERS, Space
@@ -55,7 +55,10 @@ def _judge(pack: Pack, rule: Rule, case: Case, space: Space) -> Verdict:
         outcome = _MATCHES if left else _MISSES
         return NOTHING if outcome == wanted else outcome
 
-    diagram = Diagram(free, leaf, lambda left: None if left else leaf(left))
+    def settled(left: int, certain: int) -> str | None:
+        return leaf(left) if certain or not left else None
+
+    diagram = Diagram(free, Question((space.full,), leaf, settled))
     contrary = next(diagram.boxes(diagram.build(mask)), None)
     return Verdict(pack.id, case, contrary is None, readable(contrary[1]) if contrary else {})
 

@@ -5,7 +5,7 @@ A node is the remaining question once some facts are known; equal questions are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -26,18 +26,24 @@ class Node(msgspec.Struct, frozen=True, eq=False):
     label: Label = NOTHING
 
 
-class Diagram:
-    """`leaf(mask)` labels a combination; `settled(mask)` may do so before all facts are known, or return None."""
+class Question(msgspec.Struct, frozen=True):
+    """What a diagram labels, given the terms that a combination of facts leaves.
 
-    def __init__(
-        self,
-        dimensions: Sequence[Dimension],
-        leaf: Callable[[int], Label],
-        settled: Callable[[int], Label | None],
-    ) -> None:
+    `leaf(left)` may only ask whether terms of each role are left, not which. `settled(left, certain)` may answer before
+    all facts are known, or return None; `certain` are the terms that no further fact can take away.
+    """
+
+    roles: tuple[int, ...]
+    leaf: Callable[[int], Label]
+    settled: Callable[[int, int], Label | None]
+
+
+class Diagram:
+    def __init__(self, dimensions: Sequence[Dimension], question: Question) -> None:
         self.dimensions = tuple(dimensions)
-        self._leaf = leaf
-        self._settled = settled
+        self._leaf = question.leaf
+        self._settled = question.settled
+        self._alike, self._certain = _endings(self.dimensions, question.roles)
         self._leaves: dict[Label, Node] = {}
         self._nodes: dict[tuple[int, tuple[tuple[int, tuple[int, ...]], ...]], Node] = {}
         self._known: dict[tuple[int, int], Node] = {}
@@ -47,6 +53,10 @@ class Diagram:
         """The diagram of all combinations that agree with the mask."""
         while depth < len(self.dimensions) and not mask & self.dimensions[depth].asked:
             depth += 1
+        for alike in self._alike[depth]:
+            left = mask & alike
+            if left & (left - 1):
+                mask ^= left & (left - 1)
         key = depth, mask
         node = self._known.get(key)
         if node is None:
@@ -54,7 +64,7 @@ class Diagram:
         return node
 
     def _build(self, mask: int, depth: int) -> Node:
-        label = self._settled(mask)
+        label = self._settled(mask, mask & self._certain[depth])
         if label is None and depth == len(self.dimensions):
             label = self._leaf(mask)
         if label is not None:
@@ -105,6 +115,53 @@ class Diagram:
         for child, ats in node.edges:
             for label, box in self.boxes(child):
                 yield label, ((self.dimensions[node.depth], ats), *box)
+
+
+def partition(masks: Iterable[int], full: int) -> tuple[int, ...]:
+    """The roles that bits can have when nothing but their being in each of the masks matters."""
+    roles = [full]
+    for mask in masks:
+        roles = [part for role in roles for part in (role & mask, role & ~mask) if part]
+    return tuple(roles)
+
+
+def _endings(dimensions: Sequence[Dimension], roles: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    """For each depth, the terms of one role that ask the same from there on, and those that ask nothing more.
+
+    Of terms that are alike one is as good as all: that keeps the number of nodes small.
+    """
+    role_of = {at: role for role, mask in enumerate(roles) for at in _indexes(mask)}
+    ending: dict[int, tuple[int, ...]] = {at: (role,) for at, role in role_of.items()}
+    silent = set(role_of)
+    numbers: dict[tuple[int, ...], int] = {}
+    alike, certain = [_groups(ending)], [_mask(silent)]
+    for dimension in reversed(dimensions):
+        for at in _indexes(dimension.asked & _mask(role_of)):
+            tolerated = _mask(place for place, choice in enumerate(dimension.choices) if choice.row >> at & 1)
+            rest = numbers.setdefault(ending[at], len(numbers))
+            ending[at] = (role_of[at], id(dimension), tolerated, rest)
+            silent.discard(at)
+        alike.append(_groups(ending))
+        certain.append(_mask(silent))
+    return alike[::-1], certain[::-1]
+
+
+def _groups(ending: Mapping[int, tuple[int, ...]]) -> list[int]:
+    found: dict[tuple[int, ...], int] = {}
+    for at, key in ending.items():
+        found[key] = found.get(key, 0) | 1 << at
+    return [mask for mask in found.values() if mask & (mask - 1)]
+
+
+def _indexes(mask: int) -> list[int]:
+    return [at for at in range(mask.bit_length()) if mask >> at & 1]
+
+
+def _mask(indexes: Iterable[int]) -> int:
+    mask = 0
+    for at in indexes:
+        mask |= 1 << at
+    return mask
 
 
 def escapes(dimensions: Sequence[Dimension], term: int, others: int) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 
-from entrepot.policy.diagram import NOTHING, Box, Diagram, Label, merged
+from entrepot.policy.diagram import NOTHING, Box, Diagram, Label, Question, merged, partition
 from entrepot.policy.model import Pack
 from entrepot.policy.segments import Segment, joined, segments
 from entrepot.policy.show import sentence
@@ -68,7 +68,7 @@ def differences(space: Space, stretches: Iterable[Segment], free: Sequence[Dimen
     found: dict[tuple[str, Plain], _Found] = {}
     most: dict[str, int] = {}
     for (before, after), intervals in when.items():
-        diagram = Diagram(free, *labels(space, before, after))
+        diagram = Diagram(free, question(space, before, after))
         root = diagram.build(mask & (before | after))
         for label, count in diagram.counts(root).items():
             most[label] = max(most.get(label, 0), count)
@@ -93,25 +93,26 @@ def differences(space: Space, stretches: Iterable[Segment], free: Sequence[Dimen
     return Difference(tuple(sorted(changes, key=_order)), dict(sorted(most.items())))
 
 
-def labels(space: Space, before: int, after: int) -> tuple[Callable[[int], Label], Callable[[int], Label | None]]:
-    changed = before ^ after
+def question(space: Space, before: int, after: int) -> Question:
+    """Which combinations come out otherwise when these terms decide instead of those."""
+    changed, common, either = before ^ after, before & after, before | after
 
     def permits(mask: int) -> bool:
         return not mask & space.forbid and bool(mask & space.permit)
 
-    def leaf(mask: int) -> Label:
-        was, now = permits(mask & before), permits(mask & after)
+    def leaf(left: int) -> Label:
+        was, now = permits(left & before), permits(left & after)
         if was == now:
             return NOTHING
         return REFUSED if was else ALLOWED
 
-    def settled(mask: int) -> Label | None:
-        # Refused before and after: nothing is left that could permit. Alike: only common terms are left.
-        if not mask & changed or not mask & space.permit & (before | after):
+    def settled(left: int, certain: int) -> Label | None:
+        # Alike: only common terms are left. Refused before and after: nothing permits, or a common forbid holds.
+        if not left & changed or not left & space.permit & either or certain & space.forbid & common:
             return NOTHING
         return None
 
-    return leaf, settled
+    return Question(partition((before, after, space.forbid), either), leaf, settled)
 
 
 def _blamed(space: Space, before: int, after: int, label: Label, mask: int) -> tuple[str, ...]:

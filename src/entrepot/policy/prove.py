@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 
-from entrepot.policy.diagram import NOTHING, Diagram, Label
+from entrepot.policy.diagram import NOTHING, Diagram, Label, Question, partition
 from entrepot.policy.diff import Plain, plain, row_of
 from entrepot.policy.model import Invariant, Pack
 from entrepot.policy.segments import segments
@@ -50,7 +50,7 @@ def _prove(invariant: Invariant, space: Space) -> Proof:
         if segment.masks in known or not scope:
             continue
         known.add(segment.masks)
-        diagram = Diagram(space.dimensions, *_labels(space, deciding, scope, permitted=invariant.want == "refuse"))
+        diagram = Diagram(space.dimensions, _question(space, deciding, scope, permitted=invariant.want == "refuse"))
         box = next(diagram.boxes(diagram.build(deciding | scope)), None)
         if box is not None:
             mask = row_of(space, box[1]) & deciding
@@ -67,21 +67,18 @@ def _prove(invariant: Invariant, space: Space) -> Proof:
     return Proof(invariant.id, invariant.claim, proved=True, vacuous=vacuous)
 
 
-def _labels(
-    space: Space, deciding: int, scope: int, *, permitted: bool
-) -> tuple[Callable[[int], Label], Callable[[int], Label | None]]:
-    """Label what is in scope and comes out as it must not."""
+def _question(space: Space, deciding: int, scope: int, *, permitted: bool) -> Question:
+    """Which combinations are in scope and come out as they must not."""
 
-    def leaf(mask: int) -> Label:
-        if not mask & scope:
+    def leaf(left: int) -> Label:
+        if not left & scope:
             return NOTHING
-        ruling = mask & deciding
+        ruling = left & deciding
         outcome = not ruling & space.forbid and bool(ruling & space.permit)
         return _FAILS if outcome == permitted else NOTHING
 
-    def settled(mask: int) -> Label | None:
-        if not mask & scope or (permitted and not mask & deciding & space.permit):
-            return NOTHING
-        return None
+    def settled(left: int, certain: int) -> Label | None:
+        refused = not left & deciding & space.permit or certain & deciding & space.forbid
+        return NOTHING if not left & scope or (permitted and refused) else None
 
-    return leaf, settled
+    return Question(partition((deciding, scope, space.forbid), deciding | scope), leaf, settled)

@@ -8,7 +8,7 @@ import msgspec
 
 from entrepot.policy.derive import expiries, principal_facts, target_facts
 from entrepot.policy.diagram import Diagram
-from entrepot.policy.diff import labels
+from entrepot.policy.diff import question
 from entrepot.policy.ownership import holding
 from entrepot.policy.program import Timeline
 from entrepot.policy.segments import joined, segments
@@ -64,7 +64,7 @@ def _changes(
         if pair[0] == pair[1]:
             continue
         if pair not in known:
-            diagram = Diagram(free, *labels(space, *pair))
+            diagram = Diagram(free, question(space, *pair))
             known[pair] = tuple(diagram.counts(diagram.build(pair[0] | pair[1])))
         for direction in known[pair]:
             found.setdefault(direction, []).append((segment.from_ms, segment.until_ms))
