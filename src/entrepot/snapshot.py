@@ -12,7 +12,7 @@ from hashlib import sha256
 import msgspec
 
 from entrepot.config import Config
-from entrepot.errors import Error
+from entrepot.errors import Code, Error
 from entrepot.http1.client import Endpoint
 from entrepot.http1.message import render_headers
 from entrepot.origin.geo import Geo
@@ -177,15 +177,25 @@ class _Targets:
             msgspec.Raw(msgspec.json.encode(name)),
             prepared.head,
             prepared.targets,
-            render_headers([("x-ms-region", region.display_name or region.name)]),
+            render_headers([("x-ms-region", _shown(region))]),
         )
 
     def _prepare(self, upstream: declared.Upstream, model: str) -> Prepared:
         key = (upstream.name, model)
         if key not in self._prepared:
             credential = None if upstream.credential == "none" else self._secrets(upstream.credential)
-            self._prepared[key] = prepare(upstream, model, credential)
+            try:
+                self._prepared[key] = prepare(upstream, model, credential)
+            except ValueError as error:
+                what = f"the secret `{upstream.credential}` has a character that a header cannot carry"
+                raise Error(Code.NOT_READY, what) from error
         return self._prepared[key]
+
+
+def _shown(region: declared.Region) -> str:
+    """The display name if a header can carry it to every client, else the name."""
+    shown = region.display_name or region.name
+    return shown if shown.isascii() and shown.isprintable() else region.name
 
 
 def _deployment(given: declared.Deployment, account: declared.Account, targets: _Targets) -> Deployment:

@@ -262,6 +262,21 @@ def test_sighup_reads_again_what_is_not_watched(place: Place) -> None:
     place.edit()
 
 
+def test_an_upstream_s_credential_that_cannot_be_sent(place: Place) -> None:
+    place.edit()
+    secret = place.link.parent / "credential"
+    secret.write_text("two\nlines")
+    before = place.world.upstreams[0]
+    place.world.upstreams[0] = replace(before, credential=f"file:{secret}")
+    place.world.write()
+    problem = until(lambda: place.gateway.readiness()["problem"], "it is told")
+    assert str(secret) in problem
+    assert "lines" not in problem
+    assert place.status(place.world.accounts[0]) == 200
+    place.world.upstreams[0] = before
+    place.edit()
+
+
 def test_reloads_that_come_thick_and_fast_end_with_the_last(place: Place) -> None:
     with load(place) as found:
         for number in range(5):
