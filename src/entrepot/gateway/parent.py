@@ -109,6 +109,10 @@ class Parent:
                 self._problem = str(error)
                 log.error("world is invalid; the one before stays", extra={"fields": {"problem": str(error)}})
                 return
+            except Exception:  # an edge: whatever is wrong with an edit, the world before goes on
+                self._problem = "the files could not be compiled; the log says more"
+                log.exception("world could not be compiled; the one before stays")
+                return
             self._problem = None
             log.info("world loaded", extra={"fields": {"revision": self._load.revision}})
             for hand in self._hands:
