@@ -93,7 +93,7 @@ class Writer:
             try:
                 current.close()
             finally:
-                os.close(self._lock)
+                self._unlock()
 
     def adopt(self, current: Log) -> None:
         self._log = current
@@ -125,7 +125,12 @@ class Writer:
         current, self._log = self._log, None
         if current is not None:
             current.abandon()
-        os.close(self._lock)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def _end(self, current: Log) -> None:
         closed = entries.Closed(self._clock_ms(), self._next_origin())

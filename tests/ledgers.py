@@ -1,0 +1,249 @@
+"""Ledgers to test with: entries of every kind, writers over a file layer that fails when it is told to."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from entrepot.ledger import entries as e
+from entrepot.ledger.files import Files
+from entrepot.ledger.keys import find_signer
+from entrepot.ledger.log import Batch
+from entrepot.ledger.verify import Key, Verification, check
+from entrepot.ledger.writer import Writer, open_writer
+
+NAME = "entrepot.example/gateway-1"
+NOW_MS = 1_795_000_000_000  # 2026-11-18
+LOG = "entrepot.example_gateway-1_2026-11_0"
+ORIGIN = LOG.replace("_", "/")
+
+
+def decision(
+    number: int, *, admitted: bool = True, account: str = "kanto", user: str | None = None
+) -> tuple[bytes, bytes]:
+    """A decision entry, and its salt and personal data."""
+    salted, commitment = e.commit(
+        e.Personal(f"203.0.113.{number % 256}", f"{account}/key1", user if user is not None else msgspec.UNSET)
+    )
+    facts = msgspec.Raw(msgspec.json.encode(e.facts({"target.provider": "openai", "target.zone": ["eu", "apac"]})))
+    made = e.Decision(
+        admitted=admitted,
+        at_ms=NOW_MS + number,
+        candidates=[e.raw(e.Candidate(facts, admitted, ("BASE-01",) if admitted else ("TERR-01",), "main"))],
+        client=e.raw(e.Client(account, e.facts({"org.territory": "JP"}), "org", (e.Owner("0", territory="JP"),))),
+        code=msgspec.UNSET if admitted else "unsupported_territory",
+        commitment=commitment,
+        deployment=e.raw(e.Deployment("gpt-4o", "gpt", "2024-08-06")),
+        operation="chat",
+        origin=e.raw(e.Origin(False, "iptocc-3", "isp", "iptocc", "JP")),
+        release="sha256:" + "0" * 64,
+        request=f"guid-{number}",
+        revision=1,
+    )
+    return e.encode(made), salted
+
+
+def outcome(reference: str, number: int = 0) -> bytes:
+    usage = e.Usage(0, 20, 10, 0, "reported")
+    return e.encode(
+        e.Outcome(NOW_MS + number, reference, legs=(e.Leg(5, "answered", "main"),), status=200, usage=usage)
+    )
+
+
+def decisions(first: int, count: int) -> Batch:
+    made = [decision(number) for number in range(first, first + count)]
+    return Batch([entry for entry, _ in made], [private for _, private in made])
+
+
+def write(data: Path, files: Files | None = None, clock: Callable[[], int] = lambda: NOW_MS) -> Writer:
+    files = files or Files()
+    return open_writer(data, NAME, find_signer(data, NAME, files), files, clock)
+
+
+def some_log(data: Path, batches: Sequence[int] = (1, 3, 2), *, close: bool = True) -> list[bytes]:
+    """A log of so many decisions a batch; what it holds."""
+    writer = write(data)
+    held: list[bytes] = []
+    for size in batches:
+        batch = decisions(len(held), size)
+        writer.append(batch)
+        held += batch.entries
+    if close:
+        writer.close()
+    else:
+        writer.abandon()
+    return held
+
+
+def key_of(data: Path) -> Key:
+    return find_signer(data, NAME, Files()).key
+
+
+def verified(data: Path) -> Verification:
+    return check(data / "ledger", key_of(data))
+
+
+def findings(data: Path) -> list[str]:
+    return verified(data).findings()
+
+
+@dataclass
+class Fault:
+    """What goes wrong at the `at`th write-changing operation: `how` is one of HOWS."""
+
+    at: int
+    how: str
+
+
+HOWS = ("fails", "persists", "tears")
+"""Nothing happens and it fails; all of it happens and it fails all the same; half of it happens and it fails."""
+
+
+@dataclass
+class Faulty(Files):
+    """Counts operations, and makes the chosen one fail, or all from it on until `heal`. `done` names them."""
+
+    fault: Fault | None = None
+    lasting: bool = False
+    done: list[str] = field(default_factory=list)
+
+    def heal(self) -> None:
+        self.fault = None
+
+    def _fails(self, what: str) -> str | None:
+        number = len(self.done)
+        self.done.append(what)
+        if self.fault is None or number < self.fault.at or (number > self.fault.at and not self.lasting):
+            return None
+        return self.fault.how
+
+    def _raise(self) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        how = self._fails("write")
+        if how != "fails":
+            stop = len(data) // 2 if how == "tears" else len(data)
+            if data.count(0) == len(data):  # room made ahead: a hole is quicker
+                os.ftruncate(fd, offset + stop)
+            else:
+                super().write(fd, data[:stop], offset)
+        if how is not None:
+            self._raise()
+
+    def write_through(self, fd: int, data: bytes, offset: int) -> None:
+        how = self._fails("write_through")
+        if how != "fails":
+            super().write(fd, data if how != "tears" else data[: len(data) // 2], offset)
+        if how is not None:
+            self._raise()
+
+    def sync(self, fd: int) -> None:
+        if self._fails("sync") is not None:
+            self._raise()
+
+    def cut(self, fd: int, length: int) -> None:
+        how = self._fails("cut")
+        if how != "fails":
+            super().cut(fd, length)
+        if how is not None:
+            self._raise()
+
+    def rename(self, path: Path, to: Path) -> None:
+        how = self._fails("rename")
+        if how not in {"fails", "tears"}:
+            path.rename(to)
+        if how is not None:
+            self._raise()
+
+
+@dataclass
+class Small(Files):
+    """A disk of so many bytes: writing into holes and beyond ends takes room, which removing gives back."""
+
+    folder: Path = Path()
+    room: int = 0
+
+    def _take(self, fd: int, end: int) -> None:
+        grows = end - os.fstat(fd).st_size
+        if grows > 0 and self._used() + grows > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _used(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        self._take(fd, offset + len(data))
+        super().write(fd, data, offset)
+
+    def write_through(self, fd: int, data: bytes, offset: int) -> None:
+        self._take(fd, offset + len(data))
+        super().write(fd, data, offset)
+
+    def sync(self, fd: int) -> None:
+        pass
+
+
+class Crash(BaseException):
+    """The power is gone."""
+
+
+class Volatile(Files):
+    """Loses power at the `at`th operation: of what was not synced, some blocks reach the disk and some do not."""
+
+    def __init__(self, at: int, random: Random) -> None:
+        self.at = at
+        self.count = 0
+        self._random = random
+        self._before: dict[Path, bytes] = {}
+
+    def _step(self) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self._lose()
+            raise Crash
+
+    def _lose(self) -> None:
+        for path, before in self._before.items():
+            if not path.exists():
+                continue
+            now = path.read_bytes()
+            blocks = range(0, max(len(now), len(before)), 512)
+            kept = b"".join((now if self._random.random() < 0.5 else before)[at : at + 512] for at in blocks)
+            path.write_bytes(kept)
+        self._before = {}
+
+    def _remember(self, fd: int) -> Path:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        if path not in self._before:
+            self._before[path] = path.read_bytes()
+        return path
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        self._remember(fd)
+        super().write(fd, data, offset)
+        self._step()
+
+    def write_through(self, fd: int, data: bytes, offset: int) -> None:
+        self.write(fd, data, offset)
+        self.sync(fd)
+
+    def sync(self, fd: int) -> None:
+        self._before.pop(Path(f"/proc/self/fd/{fd}").readlink(), None)
+        self._step()
+
+    def cut(self, fd: int, length: int) -> None:
+        self._remember(fd)
+        super().cut(fd, length)
+        self._step()
+
+    def rename(self, path: Path, to: Path) -> None:
+        assert path not in self._before, "a file gets its name before what is in it is durable"
+        path.rename(to)
+        self._step()
