@@ -231,3 +231,12 @@ def test_exports(world: Path) -> None:
 def test_a_table_holds_no_formula(tmp_path: Path) -> None:
     folder = write(tmp_path / "world", OWN.replace('clause = "1"', 'clause = "=1+1"'))
     assert "'=1+1" in run("export", folder, "--csv").stdout
+
+
+def test_a_misspelt_provider_is_told(tmp_path: Path) -> None:
+    own = OWN.replace('operation = "chat", origin', 'target.provider = "opennai", target.region = "mars", origin')
+    found = read("check", write(tmp_path / "world", own))["findings"]
+    told = {(one["severity"], one["what"], one["fix"]) for one in found if one["subject"] == "OWN-1"}
+    provider = "asks for `target.provider` `opennai`, which this world does not have"
+    assert ("warning", provider, "did you mean `openai`?") in told
+    assert any(severity == "note" and "`mars`" in what for severity, what, _ in told)

@@ -27,6 +27,7 @@ from entrepot.policy.explain import Explanation, Question
 from entrepot.policy.explain import explain as explain_call
 from entrepot.policy.facts import FACTS, OPERATIONS
 from entrepot.policy.fresh import fresh_lists
+from entrepot.policy.names import unknown_names
 from entrepot.policy.prove import prove as prove_packs
 from entrepot.policy.release import canonical, release_of
 from entrepot.policy.show import iso, milliseconds, period
@@ -71,7 +72,7 @@ def check(
     """
     packs, world = _load(folder)
     now_ms = _now_ms()
-    findings = check_packs(packs, iso(now_ms)[:10])
+    findings = (*check_packs(packs, iso(now_ms)[:10]), *(unknown_names(packs, world) if world else ()))
     to_come = tuple(announced(packs, world, now_ms)) if world else ()
     drifted = _drift(packs, against, now_ms) if against else []
     if json:
