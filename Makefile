@@ -6,7 +6,7 @@ UV     := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 ARGS   ?=
 
 .DEFAULT_GOAL := check
-.PHONY: check help setup setup-tests test lint fix serve demo bench docs clean
+.PHONY: check help setup setup-tests test test-compiled lint fix serve demo bench docs wheel clean
 
 check: lint test ## lint and test
 
@@ -30,6 +30,14 @@ lint: setup ## format, lint, types, layers, file sizes
 
 test: setup setup-tests ## all tests
 	$(BIN)/pytest $(ARGS)
+
+wheel: setup ## a wheel whose hot modules are compiled (needs a C compiler), in dist/
+	ENTREPOT_COMPILE=1 $(UV) build --quiet --wheel
+
+test-compiled: wheel setup-tests ## all tests, on the compiled wheel
+	UV_PROJECT_ENVIRONMENT=.venv-compiled $(UV) sync --frozen --quiet --extra demo --no-install-project
+	$(UV) pip install --quiet --python .venv-compiled/bin/python --no-deps --reinstall dist/entrepot-*.whl
+	.venv-compiled/bin/pytest $(ARGS)
 
 setup-tests: setup ## what the tests need beside the virtual environment: the older SDK, the Node SDK
 	sh tests/clients/setup.sh
