@@ -29,12 +29,9 @@ class CompileHook(BuildHookInterface[Any]):
     """Builds the extension modules beside a copy of the source and adds them to the wheel."""
 
     def dependencies(self) -> list[str]:
-        # mypy follows imports into them; versions are those of uv.lock.
-        return (
-            ["httptools", "iptocc", "maxminddb", "msgspec", "mypy==2.4.1", "prometheus-client", "setuptools", "uvloop"]
-            if ENABLED
-            else []
-        )
+        # mypy looks into what is imported; its own version is that of uv.lock.
+        imported = ["httptools", "iptocc", "maxminddb", "msgspec", "prometheus-client", "uvloop"]
+        return [*imported, "mypy==2.4.1", "setuptools"] if ENABLED else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if not ENABLED or self.target_name != "wheel" or version == "editable":
