@@ -27,11 +27,11 @@ class Table:
         self._problems = problems
         self._block: Block | None = None
 
-    def inside(self, raw: Mapping[str, Any], subject: str, block: Block | None) -> Table:
-        """The table of a rule, set or case in the same file."""
+    def inside(self, raw: Mapping[str, Any], subject: str | None = None, block: Block | None = None) -> Table:
+        """The table of a rule, set or case in the same file; without a subject, a part of this one."""
         inner = Table(raw, self._file, self._lines, self._problems)
-        inner.subject = subject
-        inner._block = block
+        inner.subject = subject or self.subject
+        inner._block = block or self._block
         return inner
 
     def place(self) -> Place:
@@ -127,8 +127,7 @@ class Table:
         if not isinstance(value, dict):
             self.problem("`source` is not a table", 'write `source = { title = "…", url = "https://…" }`', "source")
             return None
-        inner = self.inside(value, self.subject or "", self._block)
-        inner.subject = self.subject
+        inner = self.inside(value)
         inner.only("title", "url", "retrieved")
         title = inner.text("title", required=True)
         return Source(title or "", inner.text("url"), inner.day("retrieved"))

@@ -21,7 +21,7 @@ def read_owners(table: Table, raw: object) -> tuple[Owner, ...]:
 
 
 def _owner(table: Table, item: dict[str, object]) -> Owner:
-    inner = table.inside(item, table.subject or "", None)
+    inner = table.inside(item)
     inner.only("name", "territory", "share", "of")
     territory = inner.text("territory") or UNKNOWN
     if territory != UNKNOWN:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from math import prod
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from entrepot.policy.conditions import (
     NAME,
@@ -44,11 +44,11 @@ def read_set(table: Table, name: str) -> Set:
     if len(kinds) != 1:
         table.problem("a set has either `territories` or `names`", "give exactly one of them")
     start, until = table.interval()
-    kind = "names" if kinds == ["names"] else "territories"
+    kind: Literal["territories", "names"] = "names" if kinds == ["names"] else "territories"
     members = tuple(_members(table, kind))
     return Set(
         name=name,
-        kind="names" if kind == "names" else "territories",
+        kind=kind,
         members=members,
         place=table.place(),
         complete=table.flag("complete", default=True),
@@ -102,7 +102,7 @@ def _member(table: Table, item: object, key: str) -> Member | None:
         fix = f'write `"…"` or `{{ {key} = "…", from = 2024-07-09T00:00:00Z }}`'
         table.problem(f"`{item}` is not a member", fix, str(item))
         return None
-    inner = table.inside(item, table.subject or "", None)
+    inner = table.inside(item)
     inner.only(key, "from", "until")
     value = inner.text(key, required=True)
     start, until = inner.interval()
