@@ -90,6 +90,12 @@ from = 2024-07-09T00:00:00Z
 CALL = ["--account", "meridian-ai", "--deployment", "chat"]
 
 
+@pytest.fixture(autouse=True)
+def today(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reviews fall due: the tests stay at 1 December 2026."""
+    monkeypatch.setattr("entrepot.cli.policy._now_ms", lambda: 1_796_083_200_000)
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
     return write(tmp_path / "world", OWN)

@@ -17,6 +17,7 @@ BLOCK = re.compile(r"```(toml|console)\n(.*?)```", re.DOTALL)
 
 def test_the_transcript_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("entrepot.cli.policy._now_ms", lambda: 1_796_083_200_000)  # 1 December 2026, before any review
     pack = tmp_path / "world/campus.toml"
     pack.parent.mkdir()
     (tmp_path / "new").mkdir()
