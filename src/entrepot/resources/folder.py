@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
+
+import tomli
 
 from entrepot.resources.problems import Problem, WorldInvalid
 
@@ -72,7 +73,7 @@ def named_packs(data: bytes) -> list[str]:
     if b"policy" not in data or not _MAY_HOLD_POLICY.search(data):
         return []
     try:
-        policy = tomllib.loads(data.decode()).get("policy")
+        policy = tomli.loads(data.decode()).get("policy")
     except (ValueError, RecursionError):  # not UTF-8, not TOML, nested too deep
         return []
     packs = policy.get("packs") if isinstance(policy, dict) else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from typing import Any
+
+import tomli
 
 from entrepot.resources.reading import Sheet
 
@@ -26,8 +27,8 @@ def parse(text: str, sheet: Sheet) -> dict[str, Any] | None:
     """The document. Past a syntax error its line is left out and the rest is read; None when that leads nowhere."""
     for _ in range(_MAX_SYNTAX_ERRORS if len(text) <= _MAX_RETRY_BYTES else 1):
         try:
-            return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as exc:
+            return tomli.loads(text)
+        except tomli.TOMLDecodeError as exc:
             message = str(exc)
             position = _POSITION.search(message)
             rows = text.split("\n")
