@@ -9,7 +9,7 @@ from typing import Final
 from entrepot.policy.diagram import Box
 from entrepot.policy.facts import FACTS, OTHER
 from entrepot.policy.model import Set
-from entrepot.policy.space import NO, OWNERS, YES, Dimension
+from entrepot.policy.space import OWNERS, YES, Dimension
 from entrepot.resources.model import UNKNOWN
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ def period(from_ms: int | None, until_ms: int | None) -> str:
 def sentence(box: Box, sets: Iterable[Set]) -> str:
     """`direct calls from HK to provider openai`: every combination of facts in the box."""
     lists = {each.name: frozenset(member.value for member in each.members) for each in sets}
-    said = {dimension.label: _values(dimension, ats, lists) for dimension, ats in box}
+    said = {dimension.label: _values(dimension, ats, lists) for dimension, ats in box if not dimension.part}
     words = [
         said.pop("account.channel", ""),
         said.pop("operation", ""),
@@ -50,7 +50,16 @@ def sentence(box: Box, sets: Iterable[Set]) -> str:
         *(f"{word} {said.pop(fact)}" for fact, word in _PREPOSITIONS.items() if fact in said),
     ]
     rest = [f"{label} is {values}" for label, values in said.items()]
+    rest += [_part(dimension, ats) for dimension, ats in box if dimension.part]
     return " ".join(filter(None, words)) + (f", where {' and '.join(rest)}" if rest else "")
+
+
+def _part(dimension: Dimension, ats: Sequence[int]) -> str:
+    """`org.flag has x`, `org.flag lacks x`, `owners in @s hold over 50 %`."""
+    values = [value for at in ats for value in dimension.choices[at].values]
+    if dimension.fact == OWNERS:
+        return f"owners in {dimension.part} hold {' or '.join(values)}"
+    return f"{dimension.fact} {'has' if values == [YES] else 'lacks'} {dimension.part}"
 
 
 _PREPOSITIONS: Final[Mapping[str, str]] = {
@@ -65,8 +74,6 @@ _PREPOSITIONS: Final[Mapping[str, str]] = {
 
 def _values(dimension: Dimension, ats: Sequence[int], lists: Mapping[str, frozenset[str]]) -> str:
     chosen = {value for at in ats for value in dimension.choices[at].values}
-    if chosen <= {YES, NO} or dimension.fact == OWNERS:
-        return " or ".join(sorted(chosen))
     everything = {value for choice in dimension.choices for value in choice.values}
     known = chosen - {UNKNOWN}
     if OTHER in chosen:
