@@ -183,3 +183,19 @@ territories = []
     assert "unknown" in dict(two.facts)["origin.territory"]
     assert three.proved
     assert four.proved
+
+
+def test_ownership_in_words() -> None:
+    owned = """
+[[rule]]
+id = "O"
+effect = "forbid"
+when = { target.provider = "x", org.owned_over_50 = "@!home" }
+"""
+    (change,) = diff(packs(BASE), packs(BASE + owned), 0).changes
+    assert change.text == "direct calls to provider x, where owners in @!home may hold more than 50 %"
+    assert change.direction == REFUSED
+    (change,) = diff(
+        packs(BASE), packs(BASE + owned.replace("over_50", "25").replace("when", 'unknown = "pass"\nwhen')), 0
+    ).changes
+    assert change.text == "direct calls to provider x, where owners in @!home hold 25 % or more"

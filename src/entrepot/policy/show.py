@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Final
 
 from entrepot.policy.diagram import Box
 from entrepot.policy.facts import FACTS, OTHER
 from entrepot.policy.model import Set
-from entrepot.policy.space import OWNERS, YES, Dimension
+from entrepot.policy.space import OWNERS, YES, Dimension, levels
 from entrepot.resources.model import UNKNOWN
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,12 +56,35 @@ def sentence(box: Box, sets: Iterable[Set]) -> str:
 
 
 def _part(dimension: Dimension, ats: Sequence[int]) -> str:
-    """`org.flag has x`, `org.flag lacks x`, `owners in @s hold over 50 %`."""
+    """`org.flag has x`, `org.flag lacks x`, `owners in @s may hold more than 50 %`."""
     values = [value for at in ats for value in dimension.choices[at].values]
     if dimension.fact == OWNERS:
-        return f"owners in {dimension.part} hold {' or '.join(values)}"
+        return f"owners in {dimension.part} {_held(values)}"
     return f"{dimension.fact} {'has' if values == [YES] else 'lacks'} {dimension.part}"
 
+
+def _held(values: Sequence[str]) -> str:
+    """The states of knowledge that share one bound by that bound, others one by one."""
+    everything = levels()
+    chosen = {everything[value] for value in values}
+    for share, words in _SHARES.items():
+        bounds = set(everything.values())
+        if chosen == {one for one in bounds if one[1] >= share}:
+            return f"may hold {words}"
+        if chosen == {one for one in bounds if one[0] >= share}:
+            return f"hold {words}"
+        if chosen == {one for one in bounds if one[1] < share}:
+            return f"do not hold {words}"
+        if chosen == {one for one in bounds if one[0] < share}:
+            return f"are not known to hold {words}"
+    return f"hold {' or '.join(values)}"
+
+
+_SHARES: Final[Mapping[Fraction, str]] = {
+    Fraction(1, 4): "25 % or more",
+    Fraction(1, 2): "50 % or more",
+    Fraction(1): "more than 50 %",
+}
 
 _PREPOSITIONS: Final[Mapping[str, str]] = {
     "origin.territory": "from",

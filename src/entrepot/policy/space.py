@@ -29,12 +29,12 @@ OWNERS: Final = "owners"
 YES: Final = "yes"
 NO: Final = "no"
 
-_LEVELS: Final[Mapping[Bounds, str]] = {
-    (Fraction(0), Fraction(0)): "under 25 %",
-    (Fraction(1, 4), Fraction(1, 4)): "25 % to under 50 %",
-    (Fraction(1, 2), Fraction(1, 2)): "50 %",
-    (Fraction(1), Fraction(1)): "over 50 %",
-    (Fraction(0), Fraction(1)): UNKNOWN,
+# What owners can hold, as far as a threshold can tell: the least and the most of it.
+_STEPS: Final[Mapping[Fraction, str]] = {
+    Fraction(0): "under 25 %",
+    Fraction(1, 4): "25 % to under 50 %",
+    Fraction(1, 2): "50 %",
+    Fraction(1): "over 50 %",
 }
 
 
@@ -169,7 +169,7 @@ class Space:
             elif fact.kind != "owned":
                 yield self._single(fact)
         for group, asks in sorted(self._owned.items(), key=lambda item: item[0].reference):
-            values = [(_level(bounds), 1, _owned_row(asks, bounds, self.full)) for bounds in _bounds()]
+            values = [(name, 1, _owned_row(asks, bounds, self.full)) for name, bounds in levels().items()]
             yield _dimension(OWNERS, group.reference, values, self.full)
 
     def _single(self, fact: Fact) -> Dimension:
@@ -226,16 +226,13 @@ def _dimension(fact: str, part: str, values: Iterable[tuple[str, int, int]], ful
     return Dimension(fact, part, choices, full & ~common, sum(choice.weight for choice in choices))
 
 
-def _bounds() -> Iterator[Bounds]:
-    levels = (Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1))
-    yield from combinations_with_replacement(levels, 2)
-
-
-def _level(bounds: Bounds) -> str:
-    if bounds in _LEVELS:
-        return _LEVELS[bounds]
-    least, most = (_LEVELS[share, share] for share in bounds)
-    return f"{least} or up to {most}, not known"
+def levels() -> dict[str, tuple[Fraction, Fraction]]:
+    """Each state of knowledge about what owners from a set hold, by name: a step, or a range that is not narrowed."""
+    found = {}
+    for least, most in combinations_with_replacement(_STEPS, 2):
+        name = _STEPS[least] if least == most else f"{_STEPS[least]} or more, at most {_STEPS[most]}"
+        found[UNKNOWN if most - least == 1 else name] = (least, most)
+    return found
 
 
 def _owned_row(asks: Iterable[Asks], bounds: Bounds, full: int) -> int:
