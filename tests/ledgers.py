@@ -61,17 +61,25 @@ def decisions(first: int, count: int) -> Batch:
     return Batch([entry for entry, _ in made], [private for _, private in made])
 
 
+def small(first: int, count: int) -> Batch:
+    """Decisions of forty bytes, where every byte of a log is to be tried."""
+    made = [b'{"decision":{"admitted":true,"at_ms":%d}}' % number for number in range(first, first + count)]
+    return Batch(made, [b"s" * 16 + b"{}"] * count)
+
+
 def write(data: Path, files: Files | None = None, clock: Callable[[], int] = lambda: NOW_MS) -> Writer:
     files = files or Files()
     return open_writer(data, NAME, find_signer(data, NAME, files), files, clock)
 
 
-def some_log(data: Path, batches: Sequence[int] = (1, 3, 2), *, close: bool = True) -> list[bytes]:
+def some_log(
+    data: Path, batches: Sequence[int], make: Callable[[int, int], Batch] = decisions, *, close: bool = True
+) -> list[bytes]:
     """A log of so many decisions a batch; what it holds."""
     writer = write(data)
     held: list[bytes] = []
     for size in batches:
-        batch = decisions(len(held), size)
+        batch = make(len(held), size)
         writer.append(batch)
         held += batch.entries
     if close:

@@ -202,5 +202,5 @@ def _instant(text: str | None, option: str) -> int | None:
 
 def _line(row: Row) -> str:
     cells = dict(zip(COLUMNS, row.cells(), strict=True))
-    told = " ".join(f"{name}={value}" for name, value in list(cells.items())[3:] if value != "")
+    told = " ".join(f"{name}={value}" for name, value in list(cells.items())[4:] if value != "")
     return f"{cells['at']} {row.read.origin}/{row.read.number} {row.kind} {told}"
