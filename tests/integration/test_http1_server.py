@@ -1,75 +1,22 @@
-"""The server side of the HTTP engine over real sockets: order, cancellation, back-pressure, TLS, drain."""
+"""The server side of the HTTP engine over real sockets: order, cancellation, back-pressure, TLS."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import resource
 import socket
 import ssl
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
-import uvloop
+from raw_servers import GET, answer, connect, echo, run, serving, until
 
-from entrepot.http1.server import Exchange, Server
+from entrepot.http1.server import Exchange
 from entrepot.resources.model import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from entrepot.http1.server import Handle
-
-GET = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n"
-
-
-def render_error(path: str, status: int, message: str) -> tuple[bytes, bytes]:
-    return b"content-type: text/plain\r\n", f"{path}: {message}".encode()
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    handle: Handle, limits: Limits | None = None, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[tuple[Server, int]]:
-    server = Server(handle, render_error, limits or Limits())
-    sock = socket.create_server(("127.0.0.1", 0))
-    port = sock.getsockname()[1]
-    await server.start(sock, tls)
-    try:
-        yield server, port
-    finally:
-        await server.drain(0)
-
-
-async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", port, limit=1 << 25)
-
-
-async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    start, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
-    headers = dict(line.split(": ", 1) for line in lines)
-    body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return int(start.split()[1]), headers, body
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    uvloop.run(limited())
-
-
-async def echo(exchange: Exchange) -> None:
-    exchange.respond(200, b"", exchange.request.path.encode())
+    from collections.abc import Callable
 
 
 def test_pipelined_requests_are_answered_in_order_however_long_each_takes() -> None:
@@ -480,131 +427,3 @@ def test_a_slow_reader_over_tls_pauses_its_writer(tls: tuple[ssl.SSLContext, ssl
             writer.close()
 
     run(test)
-
-
-def test_drain_finishes_what_runs_and_closes_what_is_idle() -> None:
-    async def test() -> None:
-        entered = asyncio.Event()
-
-        async def handle(exchange: Exchange) -> None:
-            if exchange.request.path == "/stream":
-                exchange.start(200, b"")
-            if exchange.request.path != "/idle":
-                entered.set()
-                await asyncio.sleep(0.15)
-            if exchange.started:
-                exchange.finish()
-            else:
-                await echo(exchange)
-
-        async with serving(handle) as (server, port):
-            idle, busy, stream, partial = [await connect(port) for _ in range(4)]
-            idle[1].write(GET % b"/idle")
-            await answer(idle[0])
-            busy[1].write(GET % b"/busy")
-            stream[1].write(GET % b"/stream")
-            partial[1].write((GET % b"/partial")[:-1])
-            await entered.wait()
-            await asyncio.sleep(0.05)
-            drained = asyncio.create_task(server.drain(5))
-            assert await idle[0].read() == b""
-            with pytest.raises(OSError):
-                await connect(port)
-            partial[1].write(b"\n")
-            status, headers, body = await answer(busy[0])
-            assert (status, headers["connection"], body) == (200, "close", b"/busy")
-            assert (await stream[0].read()).endswith(b"\r\n0\r\n\r\n")
-            assert (await answer(partial[0]))[1]["connection"] == "close"
-            for _, writer in (idle, busy, stream, partial):
-                writer.close()
-            await drained
-            assert server.connections == 0
-
-    run(test)
-
-
-def test_drain_cuts_what_does_not_finish() -> None:
-    async def test() -> None:
-        entered, settled = asyncio.Event(), asyncio.Event()
-
-        async def handle(exchange: Exchange) -> None:
-            entered.set()
-            try:
-                await asyncio.sleep(60)
-            finally:
-                await asyncio.sleep(0.01)
-                settled.set()
-
-        async with serving(handle) as (server, port):
-            reader, writer = await connect(port)
-            writer.write(GET % b"/")
-            await entered.wait()
-            await server.drain(0.1)
-            assert settled.is_set()
-            with pytest.raises(ConnectionError):
-                await reader.read()
-            writer.close()
-
-    run(test)
-
-
-def test_drain_leaves_no_word_of_handlers_that_it_cut(caplog: pytest.LogCaptureFixture) -> None:
-    async def test() -> None:
-        entered = asyncio.Event()
-
-        async def handle(exchange: Exchange) -> None:
-            if exchange.request.path == "/stream":
-                exchange.start(200, b"")
-            entered.set()
-            await asyncio.Event().wait()
-
-        async with serving(handle) as (server, port):
-            writers = [(await connect(port))[1] for _ in range(2)]
-            for path, writer in zip((b"/", b"/stream"), writers, strict=True):
-                entered.clear()
-                writer.write(GET % path)
-                await entered.wait()
-            await server.drain(0.05)
-            assert (server.connections, server.running) == (0, 0)
-            for writer in writers:
-                writer.close()
-
-    with caplog.at_level(logging.WARNING):
-        run(test)
-    assert caplog.records == []
-
-
-def test_an_idle_connection_costs_little_memory() -> None:
-    async def test() -> None:
-        async with serving(echo) as (server, port):
-            clients = await _idle_clients(port, 50)
-            before = _resident_kib()
-            clients += await _idle_clients(port, 1_000)
-            assert (_resident_kib() - before) / 1_000 < 12  # both ends, and what the allocator holds back
-            for sock in clients:
-                sock.close()
-            await until(lambda: server.connections == 0)
-
-    async def _idle_clients(port: int, count: int) -> list[socket.socket]:
-        loop = asyncio.get_running_loop()
-        clients = []
-        for _ in range(count):
-            sock = socket.socket()
-            sock.setblocking(False)
-            await loop.sock_connect(sock, ("127.0.0.1", port))
-            await loop.sock_sendall(sock, GET % b"/")
-            assert await loop.sock_recv(sock, 1000)
-            clients.append(sock)
-        return clients
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8_192), hard))
-    try:
-        run(test)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def _resident_kib() -> int:
-    with open("/proc/self/statm") as file:  # noqa: PTH123
-        return int(file.read().split()[1]) * resource.getpagesize() // 1024
