@@ -43,8 +43,13 @@ def every_call(space: Space, at_ms: int) -> Iterator[tuple[dict[str, str], int, 
     rest = 1
     for dimension in space.dimensions:
         rest *= 1 if dimension.asked else dimension.weight
+    # Any value stands for a fact that no rule asks about; left out it would be unknown, which some facts never are.
+    idle: dict[str, str | frozenset[str]] = {"org.eligibility": frozenset()}
+    for dimension in space.dimensions:
+        if not dimension.asked and not dimension.part:
+            idle[dimension.fact] = concrete(dimension, dimension.choices[0].values[0])
     for chosen in product(*values):
-        facts: dict[str, str | frozenset[str]] = {"org.eligibility": frozenset()}
+        facts = dict(idle)
         weight = rest
         for dimension, value in zip(asked, chosen, strict=True):
             if FACTS[dimension.fact].kind == "names":

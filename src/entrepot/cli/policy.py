@@ -203,8 +203,9 @@ def diff(
     """Every call that would be decided otherwise, over all facts and times. Exit status 1 when there is one."""
     before, _ = _load(old)
     after, world = _load(new)
-    found = diff_packs(before, after, _instant(at) if at else None)
-    hit = tuple(touched(Space([before, after]), world)) if world and not found.empty else ()
+    at_ms = _instant(at) if at else None
+    found = diff_packs(before, after, at_ms)
+    hit = tuple(touched(Space([before, after]), world, at_ms)) if world and not found.empty else ()
     if json:
         answer = {"old": release_of(before), "new": release_of(after), "counts": found.counts}
         changes = [_timed(one) | {"facts": dict(one.facts)} for one in found.changes]

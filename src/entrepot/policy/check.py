@@ -11,7 +11,7 @@ from entrepot.policy.cases import run_cases, untested
 from entrepot.policy.diagram import escapes
 from entrepot.policy.model import Pack, Place, Rule, Set
 from entrepot.policy.prove import prove
-from entrepot.policy.segments import segments
+from entrepot.policy.segments import during, segments
 from entrepot.policy.space import Space
 
 Severity = Literal["error", "warning", "note"]
@@ -156,9 +156,5 @@ def _escapes(space: Space, bits: int, others: int) -> bool:
 
 def drift(known: Set, fresh: Sequence[str], at_ms: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a fresh list has that the set lacks at an instant, and the other way round."""
-    here = {
-        member.value
-        for member in known.members
-        if (member.from_ms is None or member.from_ms <= at_ms) and (member.until_ms is None or at_ms < member.until_ms)
-    }
+    here = {member.value for member in known.members if during(member.from_ms, member.until_ms, at_ms)}
     return tuple(sorted(set(fresh) - here)), tuple(sorted(here - set(fresh)))

@@ -9,7 +9,7 @@ import msgspec
 
 from entrepot.policy.diagram import NOTHING, Box, Diagram, Label, Question, merged, partition
 from entrepot.policy.model import Pack
-from entrepot.policy.segments import Segment, joined, segments
+from entrepot.policy.segments import Segment, during, joined, segments
 from entrepot.policy.show import sentence
 from entrepot.policy.space import Dimension, Space
 
@@ -48,7 +48,7 @@ class Difference(msgspec.Struct, frozen=True):
 def diff(old: Sequence[Pack], new: Sequence[Pack], at_ms: int | None = None) -> Difference:
     """Every change from one release to the other; with `at_ms`, only those at that instant."""
     space = Space([old, new])
-    stretches = [one for one in segments(space.times) if at_ms is None or _within(one, at_ms)]
+    stretches = [one for one in segments(space.times) if at_ms is None or during(one.from_ms, one.until_ms, at_ms)]
     return differences(space, stretches, space.dimensions, space.full)
 
 
@@ -146,11 +146,6 @@ def weight_of(free: Sequence[Dimension], box: Box) -> int:
     for dimension in free:
         weight *= chosen.get(id(dimension), dimension.weight)
     return weight
-
-
-def _within(segment: Segment, at_ms: int) -> bool:
-    after = segment.from_ms is None or segment.from_ms <= at_ms
-    return after and (segment.until_ms is None or at_ms < segment.until_ms)
 
 
 def _order(change: Change) -> tuple[bool, int, str, int, Plain]:

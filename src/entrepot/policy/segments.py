@@ -24,6 +24,11 @@ def segments(timelines: Sequence[Timeline]) -> Iterator[Segment]:
         yield Segment(start, until, tuple(timeline.at(at_ms)[0] for timeline in timelines))
 
 
+def during(start: int | None, until: int | None, at_ms: int) -> bool:
+    """Whether an instant is in a half-open interval, open where None."""
+    return (start is None or start <= at_ms) and (until is None or at_ms < until)
+
+
 def joined(intervals: Sequence[tuple[int | None, int | None]]) -> list[tuple[int | None, int | None]]:
     """Intervals in order of time, those that touch made one."""
     found: list[tuple[int | None, int | None]] = []

@@ -11,7 +11,7 @@ from entrepot.policy.diagram import Diagram
 from entrepot.policy.diff import question
 from entrepot.policy.ownership import holding
 from entrepot.policy.program import Timeline
-from entrepot.policy.segments import joined, segments
+from entrepot.policy.segments import during, joined, segments
 from entrepot.policy.space import Dimension, Space
 from entrepot.policy.targets import Client, clients, served
 from entrepot.resources.model import World
@@ -30,8 +30,8 @@ class Touched(msgspec.Struct, frozen=True):
     until_ms: int | None
 
 
-def touched(space: Space, world: World) -> Iterator[Touched]:
-    """`space` holds the old release and the new one; the world is the new one's."""
+def touched(space: Space, world: World, at_ms: int | None = None) -> Iterator[Touched]:
+    """`space` holds the old release and the new one; the world is the new one's. `at_ms`: only what is so then."""
     free = [dimension for dimension in space.dimensions if dimension.fact in _FREE]
     for client in clients(world):
         principal = _principal(space, client)
@@ -40,6 +40,8 @@ def touched(space: Space, world: World) -> Iterator[Touched]:
                 target = space.fixed(target_facts(one.target))
                 for direction, intervals in _changes(space, principal, target, free).items():
                     for start, until in joined(intervals):
+                        if at_ms is not None and not during(start, until, at_ms):
+                            continue
                         names = client.account.name, client.deployment.name, one.upstream
                         yield Touched(*names, direction, start, until)
 
