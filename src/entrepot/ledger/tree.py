@@ -59,7 +59,7 @@ class Proofs:
     """The subtrees of a tree of at least `size` leaves, through `read`."""
 
     def __init__(self, read: Read, size: int) -> None:
-        self._read = read
+        self.read = read
         self._size = size
 
     def root(self, start: int, end: int) -> bytes:
@@ -70,7 +70,7 @@ class Proofs:
         for level in reversed(range(LEVELS)):
             width = 1 << (_HEIGHT * level)
             if count >= width and start % width == 0 and count % width == 0 and count // width <= _WIDTH:
-                raw = self._read(level, start // width, count // width)
+                raw = self.read(level, start // width, count // width)
                 if len(raw) < count // width * HASH:
                     raise LookupError("stored hashes are missing")
                 return _root([raw[at : at + HASH] for at in range(0, len(raw), HASH)])

@@ -42,7 +42,7 @@ from entrepot.ledger.verify import (
 )
 
 LONGEST = 1_000_000
-NAME = re.compile(r"[A-Za-z0-9.-]+(/[A-Za-z0-9.-]+)*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(/[A-Za-z0-9][A-Za-z0-9.-]*)*")
 
 
 def wall_clock_ms() -> int:

@@ -1,0 +1,301 @@
+"""The ledger as a gateway uses it: decisions durable before they return, outcomes on the way, failures and recovery."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from entrepot.ledger import entries as e
+from entrepot.ledger import store
+from entrepot.ledger.erase import erase
+from entrepot.ledger.faults import LedgerRefused, LedgerUnavailable
+from entrepot.ledger.files import Files
+from entrepot.ledger.ledger import Ledger, Place
+from entrepot.ledger.read import entries_of, folders_of, personal_of
+from entrepot.ledger.verify import open_receipt
+from ledgers import LOG, NAME, NOW_MS, ORIGIN, Fault, Faulty, Small, decision, key_of, outcome, verified
+
+
+@pytest.fixture(autouse=True)
+def _little_room_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "AHEAD", 4096)
+
+
+def opened(data: Path, files: Files | None = None) -> Ledger:
+    return Ledger.open(data, key_name=NAME, files=files, clock_ms=lambda: NOW_MS)
+
+
+async def call(ledger: Ledger, number: int, user: str | None = None) -> Place:
+    entry, private = decision(number, user=user)
+    place = await ledger.decide(entry, private)
+    ledger.outcome(outcome(str(place), number))
+    return place
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - files and flags tell nobody that they change
+            await asyncio.sleep(0.01)
+
+
+def told(data: Path) -> list[e.Entry]:
+    return [e.decode(read.entry) for log in folders_of(data / "ledger") for read in entries_of(log)]
+
+
+def test_calls_at_once_share_writes_and_all_is_proved(tmp_path: Path) -> None:
+    async def run() -> list[Place]:
+        ledger = opened(tmp_path, files)
+        ledger.start()
+        places = await asyncio.gather(*(call(ledger, number) for number in range(40)))
+        refused, private = decision(40, admitted=False)
+        places.append(await ledger.decide(refused, private))
+        await ledger.close()
+        return places
+
+    files = Faulty()
+    places = asyncio.run(run())
+    assert [str(place) for place in places[:2]] == [f"{ORIGIN}/1", f"{ORIGIN}/2"]
+    assert len(set(places)) == 41
+    report = verified(tmp_path)
+    assert report.findings() == []
+    assert (report.calls.decisions, report.calls.refusals, report.calls.outcomes) == (40, 1, 40)
+    assert files.done.count("write_through") < 16, "forty calls took a few writes"
+
+
+def test_a_decision_is_on_disk_when_it_returns_and_an_outcome_soon(tmp_path: Path) -> None:
+    async def run() -> None:
+        ledger = opened(tmp_path)
+        ledger.start()
+        place = await call(ledger, 0)
+        log = tmp_path / "ledger" / LOG
+        assert [read.number for read in entries_of(log)][-1] == place.number
+        await until(lambda: len(list(entries_of(log))) > place.number + 1)
+        await ledger.close()
+
+    asyncio.run(run())
+
+
+def test_a_receipt_comes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    """And from the files alone, also when what is derived from them is gone or wrong."""
+
+    async def run() -> None:
+        ledger = opened(tmp_path)
+        ledger.start()
+        places = [await call(ledger, number) for number in range(3)]
+        assert await ledger.receipt(ORIGIN, 99) is None
+        assert await ledger.receipt(f"{NAME}/1999-01/0", 0) is None
+        found = None
+        async with asyncio.timeout(5):
+            while found is None:
+                await asyncio.sleep(0.02)
+                found = await ledger.receipt(*places[1])
+        assert open_receipt(found, key_of(tmp_path)).number == places[1].number
+        derived = tmp_path / "derived" / "ledger" / LOG
+        for path in list(derived.iterdir()):
+            path.write_bytes(b"x" * path.stat().st_size)
+            assert await ledger.receipt(*places[1]) is not None
+            path.unlink()
+            again = await ledger.receipt(*places[1])
+            assert again is not None
+            assert open_receipt(again, key_of(tmp_path)).entry == open_receipt(found, key_of(tmp_path)).entry
+        await ledger.close()
+
+    asyncio.run(run())
+
+
+def test_while_it_cannot_be_written_calls_are_refused_and_then_served_again(tmp_path: Path) -> None:
+    """Outcomes of calls that were decided before are kept meanwhile; how long it lasted is an entry."""
+    files = Faulty(lasting=True)
+
+    async def run() -> None:
+        ledger = opened(tmp_path, files)
+        ledger.start()
+        entry, private = decision(0)
+        place = await ledger.decide(entry, private)
+        files.fault = Fault(len(files.done), "tears")
+        with pytest.raises(LedgerUnavailable, match="Input/output error"):
+            await call(ledger, 1)
+        assert not ledger.available
+        ledger.outcome(outcome(str(place)))
+        with pytest.raises(LedgerUnavailable):
+            await call(ledger, 2)
+        files.heal()
+        await until(lambda: ledger.available)
+        await call(ledger, 3)
+        await ledger.close()
+
+    asyncio.run(run())
+    report = verified(tmp_path)
+    assert report.findings() == []
+    assert report.open_calls() == 0
+    [degraded] = [one for one in told(tmp_path) if isinstance(one, e.Degraded)]
+    assert degraded.refused == 2
+    assert degraded.what == "ledger"
+
+
+def test_a_full_disk_and_then_room(tmp_path: Path) -> None:
+    files = Small(folder=tmp_path, room=20_000)
+
+    async def run() -> int:
+        ledger = opened(tmp_path, files)
+        ledger.start()
+        served = 0
+        while ledger.available:
+            try:
+                await call(ledger, served)
+            except LedgerUnavailable as full:
+                assert "No space left" in str(full)  # noqa: PT017 - it comes after calls that fit
+            else:
+                served += 1
+        files.room = 200_000
+        await until(lambda: ledger.available)
+        for number in range(20):
+            await call(ledger, served + number)
+        await ledger.close()
+        return served + 20
+
+    served = asyncio.run(run())
+    report = verified(tmp_path)
+    assert report.findings() == []
+    assert report.calls.decisions == report.calls.outcomes == served
+    assert not (tmp_path / "quarantine").exists(), "what did not fit was cut off"
+
+
+def test_a_client_that_goes_while_its_decision_is_written(tmp_path: Path) -> None:
+    """It cannot write the outcome of a decision that it never learnt of: the ledger does."""
+
+    async def run() -> None:
+        ledger = opened(tmp_path)
+        ledger.start()
+        entry, private = decision(0)
+        waiting = asyncio.create_task(ledger.decide(entry, private))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await call(ledger, 1)
+        await ledger.close()
+
+    asyncio.run(run())
+    assert verified(tmp_path).findings() == []
+    assert verified(tmp_path).open_calls() == 0
+    assert "client_gone" in [one.result for one in told(tmp_path) if isinstance(one, e.Outcome)]
+
+
+def test_a_restart_goes_on_and_decisions_without_an_outcome_are_lost(tmp_path: Path) -> None:
+    async def run(*, close: bool) -> Place:
+        ledger = opened(tmp_path)
+        ledger.start()
+        entry, private = decision(0)
+        place = await ledger.decide(entry, private)
+        if close:
+            await ledger.close()
+        else:  # as if it were killed
+            ledger._writer.abandon()
+        return place
+
+    first = asyncio.run(run(close=False))
+    second = asyncio.run(run(close=True))
+    assert second.number == first.number + 3, "opened, and the outcome of the first"
+    outcomes = [one for one in told(tmp_path) if isinstance(one, e.Outcome)]
+    assert [(one.decision, one.result) for one in outcomes] == [(str(first), "lost")]
+    report = verified(tmp_path)
+    assert report.findings() == []
+    assert report.open_calls() == 1
+
+
+def test_the_month_and_the_number_of_entries_end_a_log(tmp_path: Path) -> None:
+    now_ms = NOW_MS
+
+    async def run() -> list[str]:
+        nonlocal now_ms
+        ledger = Ledger.open(tmp_path, key_name=NAME, clock_ms=lambda: now_ms)
+        ledger.start()
+        origins = [(await call(ledger, 0)).origin]
+        now_ms += 14 * 86_400_000
+        origins.append((await call(ledger, 1)).origin)
+        ledger._writer.longest = 5
+        origins += [(await call(ledger, number)).origin for number in range(6)]
+        assert ledger.origin == origins[-1]
+        receipt = await ledger.receipt(origins[0], 1)
+        assert receipt is not None, "a log that ended still proves"
+        open_receipt(receipt, key_of(tmp_path))
+        await ledger.close()
+        return origins
+
+    origins = asyncio.run(run())
+    assert origins[:2] == [f"{NAME}/2026-11/0", f"{NAME}/2026-12/0"]
+    assert origins[-1] == f"{NAME}/2026-12/{len(set(origins)) - 2}"
+    report = verified(tmp_path)
+    assert report.findings() == []
+    assert report.open_calls() == 0
+
+
+def test_keys_are_made_once_and_kept_private(tmp_path: Path) -> None:
+    asyncio.run(opened(tmp_path).close())
+    secret, public = (tmp_path / "keys" / f"entrepot.example_gateway-1.{kind}" for kind in ("key", "vkey"))
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "ledger" / LOG / "private").stat().st_mode) == 0o700
+    kept, handed_out = secret.read_text(), public.read_text()
+    public.unlink()
+    asyncio.run(opened(tmp_path).close())
+    assert public.read_text() == handed_out
+    for damage, said in (
+        (secret.unlink, "was handed out"),
+        (lambda: secret.write_text("zz"), "is damaged"),
+        (lambda: secret.write_text("00" * 32), "is not the verifier key of"),
+    ):
+        damage()
+        with pytest.raises(LedgerRefused, match=said):
+            opened(tmp_path)
+        secret.write_text(kept)
+    public.write_text(handed_out[:-5])
+    with pytest.raises(LedgerRefused, match="is damaged"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["other/gateway-1", "entrepot.example/gateway-10", f"{NAME}/a_b", f"{NAME}/../x"])
+def test_a_name_that_is_not_below_the_keys_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LedgerRefused, match="is no name of a log"):
+        Ledger.open(tmp_path, key_name=NAME, name=name)
+
+
+def test_erasing_leaves_every_proof_as_it_was(tmp_path: Path) -> None:
+    """While the gateway runs; the values are gone from the files, the erasure is an entry that does not say whose."""
+
+    async def run() -> None:
+        ledger = opened(tmp_path)
+        ledger.start()
+        for number in range(6):
+            await call(ledger, number, f"user-{number % 2}")
+        await asyncio.sleep(0.1)
+
+        def goes(account: str, at_ms: int, personal: e.Personal) -> bool:
+            return (account, personal.user) == ("kanto", "user-1")
+
+        assert await asyncio.to_thread(erase, tmp_path, NAME, goes, "asked for") == 3
+        assert await asyncio.to_thread(erase, tmp_path, NAME, goes, "asked for") == 0
+        await call(ledger, 6, "user-1")
+        await ledger.close()
+
+    asyncio.run(run())
+    assert verified(tmp_path).findings() == []
+    log = tmp_path / "ledger" / LOG
+    left = personal_of(log)
+    assert sorted(str(personal.user) for personal in left.values()) == ["user-0", "user-0", "user-0", "user-1"]
+    assert b"203.0.113.1" not in (log / "private" / "00000000.private").read_bytes()
+    [erasure] = [one for one in told(tmp_path) if isinstance(one, e.Erasure)]
+    assert (erasure.entries, erasure.basis) == (3, "asked for")
+    assert b"user-1" not in e.encode(erasure)
+    asyncio.run(opened(tmp_path).close())
+    assert personal_of(log) == left, "a restart does not take what was erased for a torn file"
+    for read in entries_of(log):
+        entry = e.decode(read.entry)
+        if isinstance(entry, e.Decision) and read.number in left:
+            assert len(entry.commitment) == 64
+            assert msgspec.json.decode(read.entry)["decision"]["commitment"] == entry.commitment
