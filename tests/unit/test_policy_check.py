@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from entrepot import policy
-from entrepot.policy.check import Finding, check, drift
+from entrepot.policy.analysis.check import Finding, check, drift
 from entrepot.resources.model import PackSource
 
 SOUND = """

@@ -14,12 +14,12 @@ from policy_worlds import HERE, INSTANTS, pack, rule, some_sets
 
 from entrepot import policy
 from entrepot.policy import naive
-from entrepot.policy.diff import ALLOWED, REFUSED, Change, diff
+from entrepot.policy.analysis.diff import ALLOWED, REFUSED, Change, diff
+from entrepot.policy.analysis.prove import prove
+from entrepot.policy.analysis.space import Dimension, Space
 from entrepot.policy.facts import FACTS
 from entrepot.policy.model import Invariant, Pack
 from entrepot.policy.naive import Call
-from entrepot.policy.prove import prove
-from entrepot.policy.space import Dimension, Space
 from entrepot.resources.model import PackSource
 from entrepot.resources.territories import CODES
 

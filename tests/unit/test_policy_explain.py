@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from entrepot import policy
-from entrepot.policy.explain import Question, explain
-from entrepot.policy.targets import Client, find_client
-from entrepot.policy.timeline import timeline
+from entrepot.policy.analysis.explain import Question, explain
+from entrepot.policy.analysis.targets import Client, find_client
+from entrepot.policy.analysis.timeline import timeline
 from entrepot.resources.model import (
     Account,
     Deployment,

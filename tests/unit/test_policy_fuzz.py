@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrepot import policy
-from entrepot.policy.check import check
+from entrepot.policy.analysis.check import check
 from entrepot.policy.model import Pack
 from entrepot.resources.model import PackSource
 

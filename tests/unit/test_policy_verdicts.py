@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from entrepot import policy
-from entrepot.policy.cases import run_cases, untested
-from entrepot.policy.check import check
-from entrepot.policy.prove import prove
+from entrepot.policy.analysis.cases import run_cases, untested
+from entrepot.policy.analysis.check import check
+from entrepot.policy.analysis.prove import prove
 from entrepot.resources.model import PackSource
 from entrepot.resources.territories import CODES
 

@@ -16,26 +16,26 @@ import typer
 
 from entrepot.policy import Pack, PolicyInvalid, parse, shipped, shipped_names
 from entrepot.policy import compile as compile_packs
-from entrepot.policy.announced import announced
-from entrepot.policy.cases import Verdict, run_cases
-from entrepot.policy.cedar import cedar as cedar_policies
-from entrepot.policy.cedar import schema as cedar_schema
-from entrepot.policy.check import check as check_packs
-from entrepot.policy.check import drift, told
-from entrepot.policy.diff import diff as diff_packs
-from entrepot.policy.explain import Explanation, Question
-from entrepot.policy.explain import explain as explain_call
+from entrepot.policy.analysis.announced import announced
+from entrepot.policy.analysis.cases import Verdict, run_cases
+from entrepot.policy.analysis.cedar import cedar as cedar_policies
+from entrepot.policy.analysis.cedar import schema as cedar_schema
+from entrepot.policy.analysis.check import check as check_packs
+from entrepot.policy.analysis.check import drift, told
+from entrepot.policy.analysis.diff import diff as diff_packs
+from entrepot.policy.analysis.explain import Explanation, Question
+from entrepot.policy.analysis.explain import explain as explain_call
+from entrepot.policy.analysis.fresh import fresh_lists
+from entrepot.policy.analysis.names import unknown_names
+from entrepot.policy.analysis.prove import prove as prove_packs
+from entrepot.policy.analysis.show import iso, milliseconds, period
+from entrepot.policy.analysis.space import Space
+from entrepot.policy.analysis.table import csv_table
+from entrepot.policy.analysis.targets import Client, find_client
+from entrepot.policy.analysis.timeline import timeline as timeline_of
+from entrepot.policy.analysis.touched import touched
 from entrepot.policy.facts import FACTS, OPERATIONS
-from entrepot.policy.fresh import fresh_lists
-from entrepot.policy.names import unknown_names
-from entrepot.policy.prove import prove as prove_packs
 from entrepot.policy.release import canonical, release_of
-from entrepot.policy.show import iso, milliseconds, period
-from entrepot.policy.space import Space
-from entrepot.policy.table import csv_table
-from entrepot.policy.targets import Client, find_client
-from entrepot.policy.timeline import timeline as timeline_of
-from entrepot.policy.touched import touched
 from entrepot.resources.load import load_world, read_world
 from entrepot.resources.model import UNKNOWN, PackSource, World
 from entrepot.resources.problems import WorldInvalid

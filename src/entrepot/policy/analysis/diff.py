@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 
-from entrepot.policy.diagram import NOTHING, Box, Diagram, Label, Question, merged, partition
+from entrepot.policy.analysis.diagram import NOTHING, Box, Diagram, Label, Question, merged, partition
+from entrepot.policy.analysis.segments import Segment, during, joined, segments
+from entrepot.policy.analysis.show import sentence
+from entrepot.policy.analysis.space import Dimension, Space
 from entrepot.policy.model import Pack
-from entrepot.policy.segments import Segment, during, joined, segments
-from entrepot.policy.show import sentence
-from entrepot.policy.space import Dimension, Space
 
 REFUSED: Final = "allowed → refused"
 ALLOWED: Final = "refused → allowed"

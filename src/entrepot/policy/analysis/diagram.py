@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from entrepot.policy.space import Dimension
+from entrepot.policy.analysis.space import Dimension
 
 # What a combination comes to; NOTHING is of no interest and never listed.
 Label = str

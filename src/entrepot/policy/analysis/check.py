@@ -7,12 +7,12 @@ from typing import Final, Literal
 
 import msgspec
 
-from entrepot.policy.cases import run_cases, untested
-from entrepot.policy.diagram import escapes
+from entrepot.policy.analysis.cases import run_cases, untested
+from entrepot.policy.analysis.diagram import escapes
+from entrepot.policy.analysis.prove import prove
+from entrepot.policy.analysis.segments import during, segments
+from entrepot.policy.analysis.space import Space
 from entrepot.policy.model import Pack, Place, Rule, Set
-from entrepot.policy.prove import prove
-from entrepot.policy.segments import during, segments
-from entrepot.policy.space import Space
 
 Severity = Literal["error", "warning", "note"]
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from entrepot.policy.analysis.show import iso
 from entrepot.policy.conditions import is_literal, is_reference, set_name
 from entrepot.policy.derive import Facts
 from entrepot.policy.facts import FACTS, Fact
 from entrepot.policy.membership import listing
 from entrepot.policy.model import Condition, Pack, Rule, in_effect
 from entrepot.policy.ownership import THRESHOLDS, Holding, reaches
-from entrepot.policy.show import iso
 from entrepot.policy.terms import Sets
 from entrepot.resources.model import UNKNOWN
 from entrepot.resources.territories import country_of

@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 
+from entrepot.policy.analysis.targets import Client, Served, served
 from entrepot.policy.derive import Facts, principal_facts, target_facts
 from entrepot.policy.facts import FACTS
 from entrepot.policy.model import Rule, Source
 from entrepot.policy.ownership import holding
 from entrepot.policy.program import Decision, Program
-from entrepot.policy.targets import Client, Served, served
 from entrepot.resources.model import World
 
 # More changes at once than this are no advice.

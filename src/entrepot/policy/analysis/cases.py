@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from entrepot.policy.diagram import NOTHING, Box, Diagram, Question
+from entrepot.policy.analysis.diagram import NOTHING, Box, Diagram, Question
+from entrepot.policy.analysis.space import OWNERS, Space
 from entrepot.policy.model import Case, Pack, Rule, Want
 from entrepot.policy.ownership import holding
-from entrepot.policy.space import OWNERS, Space
 
 _MATCHES = "matches"
 _MISSES = "misses"

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from entrepot.policy.analysis.diagram import Diagram
+from entrepot.policy.analysis.diff import question
+from entrepot.policy.analysis.segments import during, joined, segments
+from entrepot.policy.analysis.space import Dimension, Space
+from entrepot.policy.analysis.targets import Client, clients, served
 from entrepot.policy.derive import expiries, principal_facts, target_facts
-from entrepot.policy.diagram import Diagram
-from entrepot.policy.diff import question
 from entrepot.policy.ownership import holding
 from entrepot.policy.program import Timeline
-from entrepot.policy.segments import during, joined, segments
-from entrepot.policy.space import Dimension, Space
-from entrepot.policy.targets import Client, clients, served
 from entrepot.resources.model import World
 
 _FREE = ("origin.territory", "origin.network", "origin.attested", "operation")

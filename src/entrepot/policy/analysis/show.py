@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Final
 
-from entrepot.policy.diagram import Box
+from entrepot.policy.analysis.diagram import Box
+from entrepot.policy.analysis.space import OWNERS, YES, Dimension, levels
 from entrepot.policy.facts import FACTS, OTHER
 from entrepot.policy.model import Set
-from entrepot.policy.space import OWNERS, YES, Dimension, levels
 from entrepot.resources.model import UNKNOWN
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

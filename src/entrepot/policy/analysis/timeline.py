@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from entrepot.policy.analysis.explain import Question, places
+from entrepot.policy.analysis.targets import Client
 from entrepot.policy.derive import Facts, principal_facts, target_facts
-from entrepot.policy.explain import Question, places
 from entrepot.policy.program import Decision, Program
-from entrepot.policy.targets import Client
 from entrepot.resources.model import World
 
 

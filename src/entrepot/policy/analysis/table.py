@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 
+from entrepot.policy.analysis.show import iso
 from entrepot.policy.conditions import is_reference, set_name
 from entrepot.policy.facts import FACTS
 from entrepot.policy.model import Condition, Pack, Rule, conditions_of
-from entrepot.policy.show import iso
 
 
 def csv_table(packs: Sequence[Pack]) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from entrepot.policy.diff import REFUSED
+from entrepot.policy.analysis.diff import REFUSED
+from entrepot.policy.analysis.space import Space
+from entrepot.policy.analysis.touched import touched
 from entrepot.policy.model import Pack, in_effect
-from entrepot.policy.space import Space
-from entrepot.policy.touched import touched
 from entrepot.resources.model import World
 
 _DAY_MS = 86_400_000

@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 
-from entrepot.policy.diagram import NOTHING, Diagram, Label, Question, partition
-from entrepot.policy.diff import Plain, plain, row_of
+from entrepot.policy.analysis.diagram import NOTHING, Diagram, Label, Question, partition
+from entrepot.policy.analysis.diff import Plain, plain, row_of
+from entrepot.policy.analysis.segments import segments
+from entrepot.policy.analysis.space import Space
 from entrepot.policy.model import Invariant, Pack
-from entrepot.policy.segments import segments
-from entrepot.policy.space import Space
 
 _FAILS: Final = "fails"
 

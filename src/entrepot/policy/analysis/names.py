@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
-from entrepot.policy.check import Finding
+from entrepot.policy.analysis.check import Finding
 from entrepot.policy.conditions import is_literal, is_reference, set_name
 from entrepot.policy.facts import FACTS
 from entrepot.policy.model import Condition, Pack, Set, conditions_of
