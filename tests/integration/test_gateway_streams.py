@@ -113,6 +113,15 @@ def test_a_stream_that_breaks_off_ends_in_an_error(house: House, fault: Any, aft
     assert error["message"] == CUT
     assert error["code"] == ("upstream_cut" if path == CHAT else "BadGateway")
     assert house.gateway.metric('entrepot_calls_total{operation="chat",outcome="cut",status="200"}') == before + 1
+    assert (house.gateway.events[-1]["event"], house.gateway.events[-1]["upstream"]) == ("upstream broke off", "main")
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset"])
+def test_what_breaks_off_after_the_last_event_is_whole(house: House, fault: Any) -> None:
+    house.openai.use(Settings(script=(Rule(fault=fault, after=1_000, tokens=3, pace_ms=10),)))
+    data = events(stream(house))
+    assert data[-1] == "[DONE]"
+    assert not any("error" in json.loads(event) for event in data[:-1])
 
 
 def test_the_connection_serves_on_after_a_broken_stream(house: House) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
+
 from entrepot.errors import Code, Error
 from entrepot.gateway.call import Call
 from entrepot.gateway.dispatch import Answer
@@ -11,6 +14,8 @@ from entrepot.wire.passed import passed_on
 from entrepot.wire.problems import render
 from entrepot.wire.sse import Relay, error_event
 from entrepot.wire.usage import usage_of
+
+log = logging.getLogger(__name__)
 
 
 async def relay(call: Call, answer: Answer) -> None:
@@ -42,15 +47,16 @@ async def stream(call: Call, answer: Answer) -> None:
             exchange.write(ready)
 
     try:
-        await response.relay(forward)
-        rest = events.finish()
-        if rest:
-            exchange.write(rest)
-        call.cut = not events.done
-    except (Fault, Error):
-        call.cut = True
+        with suppress(Fault, Error):  # what is missing then is told below
+            await response.relay(forward)
+            rest = events.finish()
+            if rest:
+                exchange.write(rest)
     finally:
         call.usage = events.usage
+    call.cut = not events.done
+    if call.cut:
+        log.warning("upstream broke off", extra={"fields": {"upstream": answer.candidate.upstream}})
     if call.cut and not events.error:
         cut = Error(Code.UPSTREAM_CUT, "the model's answer broke off; what was received so far is incomplete")
         exchange.write(error_event(render(cut, call.form)))
