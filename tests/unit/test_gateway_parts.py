@@ -171,6 +171,7 @@ def test_a_metric_that_nobody_declared_is_a_mistake() -> None:
         ({"client_gone": True, "cut": True}, "client_gone"),
         ({"cut": True}, "cut"),
         ({"status": 200}, "served"),
+        ({}, "failed"),
         ({"error": Error(Code.MISSING_KEY, "x"), "status": 401}, "refused"),
         ({"error": Error(Code.UPSTREAM_FAULT, "x"), "status": 502, "admission": object()}, "failed"),
     ],

@@ -72,5 +72,5 @@ def outcome(call: Call) -> str:
     if call.cut:
         return "cut"
     if call.error is None:
-        return "served"
+        return "served" if call.status else "failed"  # without a status a fault of ours ended it
     return "refused" if call.admission is None else "failed"
