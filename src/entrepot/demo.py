@@ -119,6 +119,7 @@ async def demo(choice: Choice, *, once: bool) -> None:
     config = Config.load()
     config = Config(config.data, {**config.environ, **environ})
     with tempfile.TemporaryDirectory(prefix="entrepot-demo-") as folder, engine_for(choice, console) as base_url:
+        config = Config(Path(folder) / "data", config.environ)
         world = write_world(Path(folder), choice, base_url, config)
         snapshot = compile_files(read_world(world), config)
         async with running_gateway(world, config) as urls, data_plane_of(snapshot, BEFORE_MS) as before:
@@ -193,7 +194,7 @@ def free_port(wanted: int) -> int:
 @asynccontextmanager
 async def running_gateway(world: Path, config: Config) -> AsyncIterator[dict[str, str]]:
     """`entrepot gateway` as its own process, as a user starts it. Yields its data and admin URLs."""
-    command = [sys.executable, "-m", "entrepot", "gateway", "--world", str(world)]
+    command = [sys.executable, "-m", "entrepot", "gateway", "--world", str(world), "--data", str(config.data)]
     process = await asyncio.create_subprocess_exec(
         *command, env=dict(config.environ), stdout=asyncio.subprocess.PIPE, process_group=0
     )
@@ -233,7 +234,7 @@ async def walk(stage: Stage, number: int, step: Step) -> None:
     out.print(f"   who        {step.who}")
     source = origin.edition or origin.source
     out.print(f"   from       {origin.territory} ({step.address}; by {source})")
-    out.print(f"   channel    {account.channel}, account {account.name}")
+    out.print(f"   channel    {account.given.channel}, account {account.name}")
     out.print(f"   decided    {verdict(stage.snapshot, step, origin)}")
     try:
         region, answer = await ask(stage, step)

@@ -32,6 +32,7 @@ class Code(Enum):
     UPSTREAM_CUT = ("upstream_cut", 502)
     NOT_READY = ("not_ready", 503)
     NO_TARGET = ("no_target", 503)
+    LEDGER_UNAVAILABLE = ("ledger_unavailable", 503)
     UPSTREAM_TIMEOUT = ("upstream_timeout", 504)
 
     def __init__(self, label: str, status: int) -> None:

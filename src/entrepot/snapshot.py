@@ -15,10 +15,12 @@ from entrepot.config import Config
 from entrepot.errors import Code, Error
 from entrepot.http1.client import Endpoint
 from entrepot.http1.message import render_headers
+from entrepot.ledger.entries import facts
 from entrepot.origin.geo import Geo
 from entrepot.origin.resolve import Egresses, Resolver, egress_networks
 from entrepot.policy import PolicyInvalid, Program, Target, Timeline, parse, shipped, shipped_names, within_residency
 from entrepot.policy import compile as compile_packs
+from entrepot.policy.derive import target_facts
 from entrepot.providers.request import Prepared, endpoint_of, prepare
 from entrepot.resources import model as declared
 from entrepot.resources.candidates import candidate_regions
@@ -32,7 +34,8 @@ Secrets = Callable[[str], str]
 class Candidate(msgspec.Struct, frozen=True):
     """One target that a deployment's SKU allows, whether or not the policy will permit it.
 
-    `model` is the JSON string that the upstream calls the model; `head` holds the operator's credential.
+    `facts` is the policy's `target.*` and `egress.*` as a ledger entry has them. `model` is the JSON string that the
+    upstream calls the model; `head` holds the operator's credential.
     """
 
     upstream: str
@@ -41,6 +44,7 @@ class Candidate(msgspec.Struct, frozen=True):
     priority: int
     weight: int
     mask: int
+    facts: msgspec.Raw
     model: msgspec.Raw
     head: bytes
     targets: dict[str, str]
@@ -64,22 +68,30 @@ class Account(msgspec.Struct, frozen=True):
     """`timeline` holds the policy mask of all that is known of the client; `egress` its attested networks."""
 
     name: str
-    organization: str
-    channel: declared.Channel
+    organization: declared.Organization
+    given: declared.Account
     timeline: Timeline
     egress: Egresses | None
     deployments: dict[str, Deployment]
+
+
+class Key(msgspec.Struct, frozen=True):
+    """Which of its account's keys it is: `key1` or `key2`."""
+
+    account: Account
+    name: str
 
 
 class Snapshot(msgspec.Struct, frozen=True):
     """`keys` maps a key's SHA-256 to its account. `data_domain` begins with a dot; `origin_header` may be empty."""
 
     gateway: declared.Gateway
+    packs: tuple[declared.PackSource, ...]
     program: Program
     origins: Resolver
     origin_header: str
     data_domain: str | None
-    keys: dict[bytes, Account]
+    keys: dict[bytes, Key]
     accounts: dict[str, Account]
     endpoints: dict[str, tuple[Endpoint, declared.Timeouts]]
 
@@ -105,19 +117,19 @@ def compile_world(world: declared.World, program: Program, secrets: Secrets) -> 
     organizations = {organization.name: organization for organization in world.organizations}
     owners = {subscription.id: organizations[subscription.organization] for subscription in world.subscriptions}
     accounts: dict[str, Account] = {}
-    keys: dict[bytes, Account] = {}
+    keys: dict[bytes, Key] = {}
     for given in world.accounts:
         organization = owners[given.subscription]
         account = accounts[given.name] = Account(
             given.name,
-            organization.name,
-            given.channel,
+            organization,
+            given,
             program.principal(organization, given),
             egress_networks(given.egress),
             {deployment.name: _deployment(deployment, given, targets) for deployment in given.deployments},
         )
-        for digest in _digests(given.keys, secrets):
-            other = keys.setdefault(digest, account)
+        for name, digest in _digests(given.keys, secrets):
+            other = keys.setdefault(digest, Key(account, name)).account
             if other is not account:
                 what = f"`{account.name}` and `{other.name}` have the same key"
                 raise WorldInvalid([Problem("world", None, "account.keys", what, "give each account keys of its own")])
@@ -125,6 +137,7 @@ def compile_world(world: declared.World, program: Program, secrets: Secrets) -> 
     now_ms = time.time_ns() // 1_000_000
     return Snapshot(
         gateway,
+        world.packs,
         program,
         Resolver(world.sites, Geo.open(gateway.geo, now_ms), gateway.origin_header, gateway.trusted_proxies),
         gateway.origin_header or "",
@@ -174,6 +187,7 @@ class _Targets:
             upstream.priority,
             upstream.weight,
             self._program.target(target),
+            msgspec.Raw(msgspec.json.encode(facts(target_facts(target)))),
             msgspec.Raw(msgspec.json.encode(name)),
             prepared.head,
             prepared.targets,
@@ -211,13 +225,14 @@ def _deployment(given: declared.Deployment, account: declared.Account, targets: 
     return Deployment(given.name, given.model, given.version, provider, tuple(candidates))
 
 
-def _digests(keys: declared.Keys, secrets: Secrets) -> Iterable[bytes]:
-    for reference in (keys.key1, keys.key2):
+def _digests(keys: declared.Keys, secrets: Secrets) -> Iterable[tuple[str, bytes]]:
+    """The SHA-256 of each key that there is, with its name."""
+    for name, reference in (("key1", keys.key1), ("key2", keys.key2)):
         if reference is None:
             continue
         kind, _, rest = reference.partition(":")
         if kind == "sha256":
-            yield bytes.fromhex(rest)
+            yield name, bytes.fromhex(rest)
         else:
             plain = secrets(reference) if kind in {"env", "file"} else reference
-            yield sha256(plain.encode()).digest()
+            yield name, sha256(plain.encode()).digest()

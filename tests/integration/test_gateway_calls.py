@@ -149,6 +149,7 @@ class TestClient:
             "date",
             "openai-processing-ms",
             "openai-version",
+            "x-entrepot-receipt",
             "x-ms-region",
             "x-request-id",
         }

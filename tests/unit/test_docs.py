@@ -39,7 +39,15 @@ def options_of(name: str) -> list[tuple[str, str]]:
     return [each for each in found if each[1] not in {"--help"}]
 
 
-PAGES = {"demo": "configuration", "gateway": "configuration", "world": "world", "policy": "policy", "sim": "sim"}
+PAGES = {
+    "demo": "configuration",
+    "gateway": "configuration",
+    "ledger": "ledger",
+    "policy": "policy",
+    "receipt": "ledger",
+    "sim": "sim",
+    "world": "world",
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

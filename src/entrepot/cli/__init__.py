@@ -15,7 +15,9 @@ ABOUT = "A model service that decides on every call who may use which model, fro
 COMMANDS = {
     "demo": "Walk through the main job on real inference.",
     "gateway": "Serve a world's folder: the data plane alone.",
+    "ledger": "Verify, read and export the ledger; erase personal data from it.",
     "policy": "Check, test, explain and compare access policies.",
+    "receipt": "Verify a receipt, offline.",
     "sim": "Run a simulated upstream, for tests and benchmarks.",
     "world": "Check a world's folder.",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,36 +13,42 @@ import msgspec
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.http1.message import render_headers
 from entrepot.http1.server import Exchange, Server
+from entrepot.ledger.log import Places
+from entrepot.ledger.receipt import receipt_of
 from entrepot.resources.model import Limits
 from entrepot.telemetry.metrics import Report, exposition
 
 _TEXT = render_headers([("content-type", "text/plain; charset=utf-8")])
 _METRICS = render_headers([("content-type", "text/plain; version=0.0.4; charset=utf-8")])
+RECEIPTS = "/receipts/"
 _JSON = render_headers([("content-type", "application/json")])
 
 
 class Readiness(msgspec.Struct, frozen=True):
     """What `/readyz` says: `problem` is why the files as they are now are not the world that is served.
 
-    `geo_problem` is why origins are unknown.
+    `ledger_problem` is why no call is served, `geo_problem` why origins are unknown.
     """
 
     ready: bool
     revision: int
     workers: int
     problem: str | None
+    ledger_problem: str | None
     geo_problem: str | None
     unhealthy_upstreams: tuple[str, ...]
 
 
 class Admin:
-    """Serves GET /metrics, /readyz, /healthz from what the parent knows."""
+    """Serves GET /metrics, /readyz and /healthz from what the parent knows, /receipts/… from the ledger's files."""
 
     def __init__(
         self,
         readiness: Callable[[], Coroutine[Any, Any, Readiness]],
         reports: Callable[[], Coroutine[Any, Any, list[Report]]],
+        data: Path,
     ) -> None:
+        self._places = Places(data)
         self._readiness = readiness
         self._reports = reports
         self._server = Server(self._serve, render_plain, Limits())
@@ -63,8 +70,22 @@ class Admin:
             exchange.respond(200 if readiness.ready else 503, _JSON, msgspec.json.encode(readiness))
         elif request.path == "/healthz":
             exchange.respond(200, _TEXT, b"ok\n")
+        elif request.path.startswith(RECEIPTS):
+            await self._receipt(exchange, request.path.removeprefix(RECEIPTS))
         else:
-            exchange.respond(404, _TEXT, b"paths here: /metrics /readyz /healthz\n")
+            exchange.respond(404, _TEXT, b"paths here: /metrics /readyz /healthz /receipts/{origin}/{index}\n")
+
+    async def _receipt(self, exchange: Exchange, place: str) -> None:
+        """What `x-entrepot-receipt` names, as a C2SP tlog-proof. A receipt is there once a checkpoint covers it."""
+        origin, _, index = place.rpartition("/")
+        if not (origin and index.isascii() and index.isdigit() and len(index) <= 15):
+            exchange.respond(400, _TEXT, b"ask for /receipts/{origin}/{index}, as in the header x-entrepot-receipt\n")
+            return
+        receipt = await asyncio.to_thread(receipt_of, self._places, origin, int(index))
+        if receipt is None:
+            exchange.respond(404, _TEXT, b"no checkpoint covers this entry yet, or there is none; try again in 2 s\n")
+            return
+        exchange.respond(200, _TEXT, receipt)
 
 
 def render_plain(_path: str, _status: int, message: str) -> tuple[bytes, bytes]:

@@ -6,6 +6,7 @@ from hashlib import sha256
 
 from entrepot.errors import Code, Error
 from entrepot.gateway.call import Admission, Call, Occasion
+from entrepot.gateway.journal import Journal
 from entrepot.gateway.routes import Route
 from entrepot.http1.message import Headers
 from entrepot.origin.resolve import Origin
@@ -21,11 +22,12 @@ def authenticate(call: Call, route: Route) -> Account:
     key = credential(request.headers)
     if key is None:
         raise Error(Code.MISSING_KEY, "the request carries no key")
-    account = call.snapshot.keys.get(sha256(key.encode("latin-1")).digest())
+    found = call.snapshot.keys.get(sha256(key.encode("latin-1")).digest())
     named, hosted = route.account, named_by_host(call.snapshot, request.headers)
-    if account is None or (named or account.name) != account.name or (hosted or account.name) != account.name:
+    if found is None or any(name not in {None, found.account.name} for name in (named, hosted)):
         raise Error(Code.INVALID_KEY, "the key is not one of this account", subject=redact(key))
-    return account
+    call.key_name = found.name
+    return found.account
 
 
 def credential(headers: Headers) -> str | None:
@@ -69,16 +71,22 @@ def find_deployment(call: Call, account: Account, route: Route) -> Deployment:
     return deployment
 
 
-def admit(call: Call, route: Route) -> Admission:
-    """Raises Error with the refusal. Every candidate is a decision of its own, all taken at this one instant."""
+async def admit(call: Call, route: Route, journal: Journal | None) -> Admission:
+    """Raises Error with the refusal. Every candidate is a decision of its own, all taken at this one instant.
+
+    INVARIANT: the decision is durable before this returns, and before a refusal leaves it.
+    """
     account = call.account = authenticate(call, route)
     read_body(call)
     deployment = call.deployment = find_deployment(call, account, route)
     origin = origin_of(call, account)
     decisions = judge(call.snapshot.program, account, deployment, Occasion(call.at_ms, origin, route.operation))
     permitted = tuple(c for c, decision in zip(deployment.candidates, decisions, strict=True) if decision.permit)
-    if not permitted:
-        raise refusal(account, decisions)
+    refused = None if permitted else refusal(account, decisions)
+    if journal is not None:
+        await journal.decide(call, origin, decisions, refused)
+    if refused is not None:
+        raise refused
     return Admission(origin, permitted, decisions)
 
 
@@ -107,6 +115,6 @@ def refusal(account: Account, decisions: tuple[Decision, ...]) -> Error:
         return Error(Code.NO_TARGET, "no upstream serves this deployment")
     told = decisions[0]
     code = Code.ACCESS_DENIED
-    if told.code == Code.UNSUPPORTED_TERRITORY.label and account.channel == "direct":
+    if told.code == Code.UNSUPPORTED_TERRITORY.label and account.given.channel == "direct":
         code = Code.UNSUPPORTED_TERRITORY
     return Error(code, told.reason.get("en") or "the access policy does not permit this call", name=told.code)

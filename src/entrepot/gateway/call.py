@@ -8,6 +8,7 @@ from entrepot.errors import Error
 from entrepot.gateway.routes import Route
 from entrepot.gateway.upstreams import Lines, now_s
 from entrepot.http1.server import Exchange
+from entrepot.ledger.ledger import Place
 from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
@@ -53,8 +54,16 @@ class Call:
     usage_asked = False
     admission: Admission | None = None
     candidate: Candidate | None = None
+    key_name = ""
+    personal = b""
+    """Salt and value of the personal data, for the ledger's side file."""
+    place: Place | None = None
+    """Where the decision stands in the ledger, once it is durable."""
     attempts: tuple[tuple[str, str], ...] = ()
     """Each try's upstream, and `answered`, `failed` or `abandoned`."""
+    attempts_ms: tuple[int, ...] = ()
+    first_byte_s: float | None = None
+    relayed_events = 0
     status = 0
     usage: Usage | None = None
     error: Error | None = None

@@ -47,6 +47,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     connections: int
     unhealthy: tuple[str, ...]
     geo_problem: str | None
+    ledger_problem: str | None
     report: Report
 
 

@@ -77,6 +77,7 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     call.candidate = candidate
     call.fields["model"] = candidate.model
     line.health.tried()
+    began_s = now_s()
     result = "abandoned"
     try:
         target = candidate.targets[call.operation]
@@ -95,6 +96,7 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     finally:
         line.health.left()
         call.attempts += ((candidate.upstream, result),)
+        call.attempts_ms += (round((now_s() - began_s) * 1_000),)
     return answer
 
 

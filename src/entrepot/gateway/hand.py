@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Rejected, Status
 from entrepot.telemetry.metrics import Report
@@ -26,11 +26,13 @@ class Hand:
     The listening socket stays open here while a worker restarts: calls that arrive meanwhile wait instead of failing.
     """
 
-    def __init__(self, listener: socket.socket, changed: Callable[[], None]) -> None:
+    def __init__(self, listener: socket.socket, arguments: Sequence[str], changed: Callable[[], None]) -> None:
+        """`arguments` follow the sockets on the worker's command line."""
         self.revision = 0
         self.problem: str | None = None
         self.restarts = 0
         self._listener = listener
+        self._arguments = arguments
         self._changed = changed
         self._channel: Channel | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -97,7 +99,7 @@ class Hand:
     async def _start(self) -> Channel:
         ours, theirs = socket.socketpair()
         fds = (theirs.fileno(), self._listener.fileno())
-        command = [sys.executable, "-m", "entrepot.gateway.worker", *map(str, fds)]
+        command = [sys.executable, "-m", "entrepot.gateway.worker", *map(str, fds), *self._arguments]
         self._process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
         theirs.close()
         self._channel = await Channel.over(ours)

@@ -18,8 +18,10 @@ JSON = b"content-type: application/json\r\n"
 
 
 def id_head(call: Call) -> bytes:
-    """`x-request-id` in the form's own spelling, and `apim-request-id`: on every answer."""
-    return id_lines(call.id, call.form)
+    """On every answer the call's id in both spellings; on a decided one where the decision is recorded."""
+    if call.place is None:
+        return id_lines(call.id, call.form)
+    return id_lines(call.id, call.form) + f"x-entrepot-receipt: {call.place}\r\n".encode()
 
 
 def id_lines(guid: str, form: Form) -> bytes:

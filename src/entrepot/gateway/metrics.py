@@ -32,6 +32,7 @@ CATALOGUE = {
     ),
     "entrepot_connections": Description("gauge", "Client connections open now."),
     "entrepot_upstream_healthy": Description("gauge", "Workers that find the upstream in good health.", ("upstream",)),
+    "entrepot_ledger_available": Description("gauge", "Workers whose ledger takes entries; the others serve nothing."),
     "entrepot_world_revision": Description("gauge", "Revision of the world that is served.", (), "max"),
     "entrepot_world_invalid": Description(
         "gauge", "1 while the world's files do not compile and an older revision is served.", (), "max"

@@ -52,9 +52,12 @@ class Parent:
         gateway = snapshot.gateway
         listeners = listening(gateway.listen, self._workers or gateway.workers)
         admin_listener = listening(gateway.admin_listen, 1)[0]
-        self._hands = [Hand(listener, self._progress.set) for listener in listeners]
+        data = str(self._config.data)
+        self._hands = [
+            Hand(listener, (data, str(number)), self._progress.set) for number, listener in enumerate(listeners)
+        ]
         self._signals()
-        admin = Admin(self.readiness, self.reports)
+        admin = Admin(self.readiness, self.reports, self._config.data)
         await admin.start(admin_listener)
         tasks = [asyncio.create_task(hand.keep(lambda: self._load)) for hand in self._hands]
         tasks.append(asyncio.create_task(self._watch(mark)))
@@ -76,11 +79,13 @@ class Parent:
         statuses = [status for hand in self._hands if (status := await hand.status()) is not None]
         serving = [status for status in statuses if status.revision]
         problem = self._first_problem()
+        ledger_problem = next((status.ledger_problem for status in serving if status.ledger_problem), None)
         return Readiness(
-            ready=len(serving) == len(self._hands) and not self._stopping.is_set(),
+            ready=len(serving) == len(self._hands) and ledger_problem is None and not self._stopping.is_set(),
             revision=min((status.revision for status in serving), default=0),
             workers=len(serving),
             problem=problem,
+            ledger_problem=ledger_problem,
             geo_problem=next((status.geo_problem for status in serving if status.geo_problem), None),
             unhealthy_upstreams=tuple(sorted({name for status in serving for name in status.unhealthy})),
         )

@@ -9,6 +9,7 @@ from entrepot.errors import Code, Error
 from entrepot.gateway.call import Call
 from entrepot.gateway.dispatch import Answer
 from entrepot.gateway.heads import answer_head
+from entrepot.gateway.upstreams import now_s
 from entrepot.http1.client import Fault
 from entrepot.wire.passed import passed_on
 from entrepot.wire.problems import render
@@ -30,6 +31,7 @@ async def relay(call: Call, answer: Answer) -> None:
     else:
         body = passed_on(status, body, call.form)
         answer.response.headers["content-type"] = "application/json"
+    call.first_byte_s = now_s()
     call.exchange.respond(status, answer_head(call, answer), body)
 
 
@@ -38,6 +40,7 @@ async def stream(call: Call, answer: Answer) -> None:
     exchange, response = call.exchange, answer.response
     events = Relay(keep_usage=call.usage_asked)
     call.status = response.status
+    call.first_byte_s = now_s()
     exchange.start(response.status, answer_head(call, answer))
     exchange.flow(response.pause, response.resume)
 
@@ -53,7 +56,7 @@ async def stream(call: Call, answer: Answer) -> None:
             if rest:
                 exchange.write(rest)
     finally:
-        call.usage = events.usage
+        call.usage, call.relayed_events = events.usage, events.events
     call.cut = not events.done
     if call.cut:
         log.warning("upstream broke off", extra={"fields": {"upstream": answer.candidate.upstream}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from entrepot.errors import Code, Error
 from entrepot.gateway import local, routes
@@ -13,10 +14,12 @@ from entrepot.gateway.call import NO_OPERATION, Call
 from entrepot.gateway.dispatch import dispatch
 from entrepot.gateway.heads import id_head, id_lines
 from entrepot.gateway.ids import Ids
+from entrepot.gateway.journal import Journal
 from entrepot.gateway.relay import relay
 from entrepot.gateway.settle import Books, settle
 from entrepot.gateway.upstreams import Lines, Upstreams
 from entrepot.http1.server import Exchange
+from entrepot.ledger.ledger import Ledger
 from entrepot.snapshot import Snapshot
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire import body
@@ -29,21 +32,37 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class InForce(NamedTuple):
+    """What a call begins with and keeps: the snapshot, the ways to its upstreams, and the journal of its calls."""
+
+    snapshot: Snapshot
+    lines: Lines
+    journal: Journal | None
+
+
 class Gateway:
     """The data plane of one worker. `adopt` swaps the snapshot; a call keeps the one that it began with.
 
-    `clock_ms` is the time by which rules and approvals are in force.
+    `ledger` records what is decided; without one nothing is recorded, which is for trying things out only. `clock_ms`
+    is the time by which rules and approvals are in force.
     """
 
-    def __init__(self, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
+    def __init__(self, ledger: Ledger | None = None, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
+        self._ledger = ledger
         self._clock_ms = clock_ms
         self._books = Books()
         self._upstreams = Upstreams()
         self._ids = Ids()
-        self._in_force: tuple[Snapshot, Lines] | None = None
+        self._in_force: InForce | None = None
 
-    def adopt(self, snapshot: Snapshot) -> None:
-        self._in_force = (snapshot, self._upstreams.adopt(snapshot))
+    def adopt(self, snapshot: Snapshot, revision: int = 1) -> None:
+        """Decide by `snapshot` from the next call on. `revision` numbers it in the ledger."""
+        before, journal = self._in_force, None
+        if self._ledger is not None:
+            journal = Journal(self._ledger, snapshot, revision)
+            if before is None or before.snapshot.program.release != snapshot.program.release:
+                journal.announce(self._clock_ms())
+        self._in_force = InForce(snapshot, self._upstreams.adopt(snapshot), journal)
 
     def healthy(self) -> dict[str, bool]:
         """Each upstream's name, and whether this worker finds it in good health."""
@@ -78,19 +97,19 @@ class Gateway:
         """Answer one request. CancelledError means that the client has gone; it is settled and goes on up."""
         if self._in_force is None:
             raise Error(Code.NOT_READY, "no world is loaded yet")
-        snapshot, lines = self._in_force
+        snapshot, lines, journal = self._in_force
         call = Call(exchange, snapshot, lines, self._ids.next(), self._clock_ms())
         try:
-            await self._answer(call)
+            await self._answer(call, journal)
         except Error as error:
             fail(call, error)
         except asyncio.CancelledError:
             call.client_gone = True
             raise
         finally:
-            settle(call, self._books)
+            settle(call, self._books, journal, self._clock_ms())
 
-    async def _answer(self, call: Call) -> None:
+    async def _answer(self, call: Call, journal: Journal | None) -> None:
         request = call.exchange.request
         try:
             route = call.route = routes.route(request.method, request.path, request.query)
@@ -101,7 +120,7 @@ class Gateway:
         if route.operation in local.OPERATIONS:
             local.answer(call, route)
             return
-        admission = call.admission = admit(call, route)
+        admission = call.admission = await admit(call, route, journal)
         if call.streams and route.operation != "embeddings":
             call.usage_asked = body.ask_for_usage(call.fields)
         answer = await dispatch(call, admission)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Literal
 
 from entrepot.gateway.call import Call
+from entrepot.gateway.journal import Journal
 from entrepot.gateway.upstreams import now_s
 from entrepot.telemetry.metrics import BUCKETS_S, Metrics
 
+Word = Literal["served", "refused", "failed", "cut", "client_gone"]
 Kind = tuple[str, str, int, str | None, tuple[tuple[str, str], ...]]
 """Operation, outcome, status, error code, and each try's upstream and result: what calls are told apart by."""
 
@@ -52,10 +55,13 @@ class Books:
                 metrics.count("entrepot_tokens_total", (upstream, "completion"), tally.completion)
 
 
-def settle(call: Call, books: Books) -> None:
+def settle(call: Call, books: Books, journal: Journal | None, at_ms: int) -> None:
+    result = outcome(call)
     code = None if call.error is None else call.error.code.label
-    tally = books.book((call.operation, outcome(call), call.status, code, call.attempts))
+    tally = books.book((call.operation, result, call.status, code, call.attempts))
     if call.admission is not None:
+        if journal is not None and result != "refused":
+            journal.settle(call, result, at_ms)
         seconds = now_s() - call.started_s
         tally.seconds += seconds
         tally.buckets[bisect_left(BUCKETS_S, seconds)] += 1
@@ -65,7 +71,7 @@ def settle(call: Call, books: Books) -> None:
         tally.completion += usage.completion
 
 
-def outcome(call: Call) -> str:
+def outcome(call: Call) -> Word:
     """One word: `served`, `refused` (no admission), `failed` (admitted, no answer), `cut` or `client_gone`."""
     if call.client_gone:
         return "client_gone"

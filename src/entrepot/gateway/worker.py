@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import sys
+from pathlib import Path
 
 import uvloop
 
@@ -19,6 +20,8 @@ from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.serve import Gateway
 from entrepot.gateway.tls import load_certificate, server_tls
 from entrepot.http1.server import Server
+from entrepot.ledger.faults import LedgerRefused
+from entrepot.ledger.ledger import Ledger
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Snapshot, compile_files
 from entrepot.telemetry.log import log_to_stderr
@@ -32,11 +35,14 @@ AGE_S = 60.0  # how often the age of the geographic edition is judged
 class Worker:
     """Serves from the first `Load` on; ends on `Drain`, or when the parent has gone."""
 
-    def __init__(self, channel: Channel, listener: socket.socket, config: Config) -> None:
+    def __init__(self, channel: Channel, listener: socket.socket, config: Config, number: int) -> None:
+        """`number` tells the workers of one gateway apart, in the names of their logs."""
+        self._number = number
         self._channel = channel
         self._listener = listener
         self._config = config
-        self._gateway = Gateway()
+        self._gateway: Gateway | None = None
+        self._ledger: Ledger | None = None
         self._server: Server | None = None
         self._tls: ssl.SSLContext | None = None
         self._revision = 0
@@ -58,27 +64,40 @@ class Worker:
         if self._server is not None:
             await self._server.drain(self._drain_s)
         ageing.cancel()
-        await self._gateway.close()
+        if self._gateway is not None:
+            await self._gateway.close()
+        if self._ledger is not None:
+            await self._ledger.close()
         self._channel.close()
 
     async def _age(self) -> None:
         while True:
             await asyncio.sleep(AGE_S)
-            self._gateway.age()
+            if self._gateway is not None:
+                self._gateway.age()
 
     async def _load(self, message: Load) -> None:
         try:
             # Compiled beside the loop: calls go on meanwhile, under the snapshot before.
             snapshot = await asyncio.to_thread(compile_files, message.files, self._config)
-            await self._serve(snapshot)
-        except (WorldInvalid, OSError, ValueError) as error:
+            if self._ledger is None:
+                await self._open_ledger(snapshot.gateway.log_name)
+            await self._serve(snapshot, message.revision)
+        except (WorldInvalid, LedgerRefused, OSError, ValueError) as error:
             await self._channel.send(Rejected(message.revision, str(error)))
             return
         self._revision = message.revision
         gc.freeze()  # a snapshot lives long; the collector need not walk it
         await self._channel.send(Loaded(message.revision))
 
-    async def _serve(self, snapshot: Snapshot) -> None:
+    async def _open_ledger(self, name: str) -> None:
+        log_name = f"{name}/w{self._number}"
+        self._ledger = await asyncio.to_thread(Ledger.open, self._config.data, key_name=name, name=log_name)
+        self._ledger.start()
+        self._gateway = Gateway(self._ledger)
+
+    async def _serve(self, snapshot: Snapshot, revision: int) -> None:
+        assert self._gateway is not None
         tls = snapshot.gateway.tls
         if tls is not None:
             fresh = server_tls(tls)  # a pair that does not fit must not reach the context in use
@@ -86,7 +105,7 @@ class Worker:
                 self._tls = fresh
             else:
                 load_certificate(self._tls, tls)
-        self._gateway.adopt(snapshot)
+        self._gateway.adopt(snapshot, revision)
         self._drain_s = snapshot.gateway.limits.drain_s  # should the parent die, calls end as they do at a stop
         if self._server is None:
             self._server = Server(self._gateway.serve, self._gateway.render_error, snapshot.gateway.limits)
@@ -94,27 +113,31 @@ class Worker:
 
     def _status(self) -> Status:
         metrics = Metrics(CATALOGUE)
-        self._gateway.report(metrics)
         connections = self._server.connections if self._server else 0
         metrics.set("entrepot_connections", connections)
+        if self._gateway is None or self._ledger is None:
+            return Status(0, connections, (), None, None, metrics.report())
+        self._gateway.report(metrics)
+        metrics.set("entrepot_ledger_available", self._ledger.available)
         unhealthy = tuple(name for name, good in self._gateway.healthy().items() if not good)
-        return Status(self._revision, connections, unhealthy, self._gateway.geo_problem(), metrics.report())
+        geo_problem = self._gateway.geo_problem()
+        return Status(self._revision, connections, unhealthy, geo_problem, self._ledger.problem, metrics.report())
 
 
-async def work(control: socket.socket, listener: socket.socket, config: Config) -> None:
+async def work(control: socket.socket, listener: socket.socket, config: Config, number: int) -> None:
     loop = asyncio.get_running_loop()
     # Ctrl-C and a reload reach the whole process group; the parent decides what they mean for its workers.
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         loop.add_signal_handler(signum, lambda: None)
-    await Worker(await Channel.over(control), listener, config).run()
+    await Worker(await Channel.over(control), listener, config, number).run()
 
 
 def main() -> None:
-    """`python -m entrepot.gateway.worker CONTROL_FD LISTENER_FD`: started by the parent only."""
+    """`python -m entrepot.gateway.worker CONTROL_FD LISTENER_FD DATA NUMBER`: started by the parent only."""
     log_to_stderr()
     control, listener = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:3])
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work(control, listener, Config.load()))
+        runner.run(work(control, listener, Config.load(Path(sys.argv[3])), int(sys.argv[4])))
 
 
 if __name__ == "__main__":

@@ -42,12 +42,23 @@ class Resolver:
         self._name = header_name
         self._trusted = networks(trusted_proxies)
         self._known = lru_cache(_CACHED_CALLS)(self._find)
+        self._addresses = lru_cache(_CACHED_CALLS)(self._address)
 
     def resolve(self, peer: str, header: str | None, egress: Egresses | None) -> Origin:
         """The origin of a call from `peer` whose believed header is `header`, on an account with these networks."""
         if header is not None and len(header) > _CACHED_HEADER:
             return self._find(peer, header, egress)
         return self._known(peer, header, egress)
+
+    def address(self, peer: str, header: str | None) -> str:
+        """The client's address as text, `unknown` where it cannot be told. For records; decisions rest on `resolve`."""
+        if header is not None and len(header) > _CACHED_HEADER:
+            return self._address(peer, header)
+        return self._addresses(peer, header)
+
+    def _address(self, peer: str, header: str | None) -> str:
+        address = client_address(peer, header, self._trusted, self._name)
+        return "unknown" if address is None else str(address)
 
     def tick(self, now_ms: int) -> None:
         """Judge the age of the edition; answers are forgotten when that changes them. Call it every minute or so."""

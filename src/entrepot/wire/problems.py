@@ -78,6 +78,7 @@ _OPENAI: dict[Code, Text] = {
     Code.UPSTREAM_CUT: Text(_OWN_NAME, None, _SERVER),
     Code.NOT_READY: Text(_OWN_NAME, None, _SERVER),
     Code.NO_TARGET: Text(_OWN_NAME, None, _SERVER),
+    Code.LEDGER_UNAVAILABLE: Text(_OWN_NAME, None, _SERVER),
     Code.UPSTREAM_TIMEOUT: Text(_OWN_NAME, None, _SERVER),
 }
 
@@ -118,6 +119,7 @@ _AZURE: dict[Code, Text] = {
     Code.UPSTREAM_CUT: Text("BadGateway"),
     Code.NOT_READY: Text("ServiceUnavailable"),
     Code.NO_TARGET: Text("ServiceUnavailable"),
+    Code.LEDGER_UNAVAILABLE: Text("ServiceUnavailable"),
     Code.UPSTREAM_TIMEOUT: Text("GatewayTimeout"),
 }
 

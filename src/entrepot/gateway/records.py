@@ -1,0 +1,172 @@
+"""How calls become entries of the ledger. What is the same for many calls of a snapshot is encoded once."""
+
+from __future__ import annotations
+
+import time
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from entrepot.errors import Error
+from entrepot.gateway.call import Call
+from entrepot.ledger import entries
+from entrepot.ledger.entries import Decision, Leg, Outcome, Personal, Usage, commit, encode, raw
+from entrepot.origin.model import Origin
+from entrepot.policy import Decision as Decided
+from entrepot.policy.derive import principal_facts
+from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
+from entrepot.wire.body import Fields
+
+REMEMBERED = 16_384
+BYTES_PER_TOKEN = 4
+
+Part = TypeVar("Part")
+
+
+class Records:
+    """The entries of one snapshot's calls. Remembers encoded parts by the objects that they stand for."""
+
+    def __init__(self, snapshot: Snapshot, revision: int) -> None:
+        self._release = snapshot.program.release
+        self._revision = revision
+        self._packs = tuple(entries.Pack(pack.data, pack.name) for pack in snapshot.packs)
+        self._clients: dict[tuple[str, int], Raw] = {}
+        self._deployments: dict[int, tuple[Deployment, Raw]] = {}
+        self._origins: dict[int, tuple[Origin, Raw]] = {}
+        self._candidates: dict[tuple[int, int], tuple[Candidate, Decided, Raw]] = {}
+
+    def release(self, at_ms: int) -> bytes:
+        """That this snapshot's policy is in force from here on, with its packs' bytes."""
+        return encode(entries.Release(at_ms, self._packs, self._release, self._revision))
+
+    def decision(self, call: Call, origin: Origin, decisions: tuple[Decided, ...], refusal: Error | None) -> bytes:
+        """The entry; `call.personal` gets the salt and value that its commitment stands for."""
+        account, deployment = call.account, call.deployment
+        assert account is not None
+        assert deployment is not None
+        call.personal, commitment = commit(personal(call))
+        return encode(
+            Decision(
+                admitted=refusal is None,
+                at_ms=call.at_ms,
+                candidates=[
+                    self._candidate(candidate, decision)
+                    for candidate, decision in zip(deployment.candidates, decisions, strict=True)
+                ],
+                client=self._client(account, call.at_ms),
+                code=UNSET if refusal is None else refusal.name,
+                commitment=commitment,
+                deployment=self._deployment(deployment),
+                operation=call.operation,
+                origin=self._origin(origin),
+                release=self._release,
+                request=call.id,
+                revision=self._revision,
+            )
+        )
+
+    def _client(self, account: Account, at_ms: int) -> Raw:
+        key = (account.name, account.timeline.at(at_ms)[1])
+        found = self._clients.get(key)
+        if found is None:
+            organization = account.organization
+            facts = entries.facts(principal_facts(organization, account.given, at_ms))
+            owners = numbered_owners(account)
+            found = raw(entries.Client(account.name, facts, organization.name, owners))
+            remember(self._clients, key, found)
+        return found
+
+    def _deployment(self, deployment: Deployment) -> Raw:
+        found = self._deployments.get(id(deployment))
+        if found is None:
+            made = raw(entries.Deployment(deployment.model, deployment.name, deployment.version))
+            found = remember(self._deployments, id(deployment), (deployment, made))
+        return found[1]
+
+    def _origin(self, origin: Origin) -> Raw:
+        # The resolver gives equal calls the same object; holding it here keeps its id from meaning another.
+        found = self._origins.get(id(origin))
+        if found is None:
+            made = raw(entries.Origin(origin.attested, origin.edition, origin.network, origin.source, origin.territory))
+            found = remember(self._origins, id(origin), (origin, made))
+        return found[1]
+
+    def _candidate(self, candidate: Candidate, decision: Decided) -> Raw:
+        key = (id(candidate), id(decision))
+        found = self._candidates.get(key)
+        if found is None:
+            made = raw(entries.Candidate(candidate.facts, decision.permit, decision.rules, candidate.upstream))
+            found = remember(self._candidates, key, (candidate, decision, made))
+        return found[2]
+
+
+Keyed = TypeVar("Keyed")
+
+
+def remember(memory: dict[Keyed, Part], key: Keyed, part: Part) -> Part:
+    if len(memory) >= REMEMBERED:
+        memory.clear()
+    memory[key] = part
+    return part
+
+
+def numbered_owners(account: Account) -> tuple[entries.Owner, ...]:
+    """Owners without their names: natural persons may be among them."""
+    owners = account.organization.owners
+    numbers = {owner.name: str(number) for number, owner in enumerate(owners, 1)}
+    return tuple(
+        entries.Owner(
+            numbers[owner.name],
+            UNSET if owner.of is None else numbers[owner.of],
+            UNSET if owner.share_micros is None else owner.share_micros,
+            owner.territory,
+        )
+        for owner in owners
+    )
+
+
+def personal(call: Call) -> Personal:
+    request = call.exchange.request
+    origins = call.snapshot.origins
+    address = origins.address(request.peer, request.headers.get(call.snapshot.origin_header))
+    return Personal(address, call.key_name, end_user(call.fields))
+
+
+def end_user(fields: Fields) -> str | msgspec.UnsetType:
+    """The client's own name for whom it asks for, if it gives one."""
+    value = fields.get("safety_identifier") or fields.get("user")
+    if value is None:
+        return UNSET
+    user = msgspec.json.decode(value)
+    return user if isinstance(user, str) else UNSET
+
+
+def outcome(call: Call, result: entries.Result, at_ms: int) -> bytes:
+    """What became of an admitted call."""
+    now_ms = time.monotonic() * 1_000
+    return encode(
+        Outcome(
+            at_ms=at_ms,
+            decision=str(call.place),
+            first_byte_ms=UNSET if call.first_byte_s is None else round((call.first_byte_s - call.started_s) * 1_000),
+            legs=[
+                Leg(ms, tried, upstream) for (upstream, tried), ms in zip(call.attempts, call.attempts_ms, strict=True)
+            ],
+            result=result,
+            status=call.status,
+            total_ms=round(now_ms - call.started_s * 1_000),
+            usage=used(call),
+        )
+    )
+
+
+def used(call: Call) -> Usage | msgspec.UnsetType:
+    """As the upstream reported it; else what was relayed is counted, one token an event, and the prompt estimated."""
+    usage = call.usage
+    if usage is not None:
+        return Usage(usage.cached, usage.completion, usage.prompt, usage.reasoning, "reported")
+    if call.first_byte_s is None:
+        return UNSET
+    prompt = len(call.exchange.request.body) // BYTES_PER_TOKEN
+    return Usage(0, call.relayed_events, prompt, 0, "counted" if call.streams else "estimated")
