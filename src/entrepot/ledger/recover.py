@@ -51,7 +51,7 @@ def recover(files: Files, places: Places, signer: Signer, origin: str) -> Log:
     """The log as it was acknowledged, ready to be appended to. Raises LedgerRefused, or OSError."""
     folder = places.log(origin)
     signed = _signed(folder, signer, origin)
-    segments = _segments(folder, origin)
+    segments = _segments(folder, origin, signed.size)
     size = segments[-1].first + len(segments[-1].spans)
     if size < signed.size:
         raise LedgerRefused(
@@ -93,7 +93,7 @@ def _signed(folder: Path, signer: Signer, origin: str) -> Checkpoint:
     return signed
 
 
-def _segments(folder: Path, origin: str) -> list[_Segment]:
+def _segments(folder: Path, origin: str, signed: int) -> list[_Segment]:
     """All of them, whole but for the end of the last."""
     found: list[_Segment] = []
     size = 0
@@ -112,7 +112,7 @@ def _segments(folder: Path, origin: str) -> list[_Segment]:
             )
         if found and not is_blank(found[-1].data, found[-1].end):
             raise LedgerRefused(f"`{found[-1].path}` is damaged at byte {found[-1].end}; {WHAT_NOW}")
-        spans, end = walk(data, start)
+        spans, end = walk(data, start, signed - first)  # of what is signed the root is checked
         found.append(_Segment(path, first, data, spans, end))
         size = first + len(spans)
     if not found:
@@ -143,11 +143,9 @@ def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
         cuts.add(signed.size - segment.first)
     for start, stop in pairwise(sorted(cuts)):
         part = spans[start:stop]
-        log.read_in(
-            [data[a:b] for a, b in part],
-            [sha256(data[a - 1 : b]).digest() for a, b in part],
-            [a - FRAME.size for a, _ in part],
-        )
+        entries = [data[a:b] for a, b in part]
+        hashes = [sha256(b"\x00" + entry).digest() for entry in entries]
+        log.read_in(entries, hashes, [a - FRAME.size for a, _ in part])
         if log.size == signed.size and log.growth.root() != signed.root:
             raise LedgerRefused(
                 f"the first {signed.size} entries of the log `{signed.origin}` do not have the root that was signed:"
