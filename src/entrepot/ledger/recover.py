@@ -145,7 +145,10 @@ def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
         part = spans[start:stop]
         entries = [data[a:b] for a, b in part]
         hashes = [sha256(b"\x00" + entry).digest() for entry in entries]
-        log.read_in(entries, hashes, [a - FRAME.size for a, _ in part])
+        try:
+            log.read_in(entries, hashes, [a - FRAME.size for a, _ in part])
+        except ValueError as wrong:
+            raise LedgerRefused(f"an entry of the log `{signed.origin}` is damaged: {wrong}; {WHAT_NOW}") from wrong
         if log.size == signed.size and log.growth.root() != signed.root:
             raise LedgerRefused(
                 f"the first {signed.size} entries of the log `{signed.origin}` do not have the root that was signed:"

@@ -12,14 +12,8 @@ import struct
 import sys
 from pathlib import Path
 
-from aics_tlog import (
-    MerkleTree,
-    checkpoint_from_note,
-    parse_note,
-    parse_vkey,
-    verify_checkpoint,
-    verify_leaf_inclusion,
-)
+from aics_tlog import MerkleTree, parse_note, parse_vkey, verify_checkpoint, verify_leaf_inclusion
+from aics_tlog.checkpoint import checkpoint_from_note
 
 
 def entries(log: Path) -> list[bytes]:
