@@ -9,7 +9,9 @@ import mmap
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
+from zlib import crc32
 
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.files import Files
@@ -37,6 +39,7 @@ WHAT_NOW = (
 )
 
 _AT_ONCE = 4096
+CHECKSUM = Struct(">I")
 
 
 class _Segment(NamedTuple):
@@ -145,6 +148,9 @@ def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
         part = spans[start:stop]
         entries = [data[a:b] for a, b in part]
         hashes = [sha256(b"\x00" + entry).digest() for entry in entries]
+        at = _first_changed(data, part, entries)
+        if at is not None:
+            raise LedgerRefused(f"`{segment.path}` was changed at byte {at}; {WHAT_NOW}")
         try:
             log.read_in(entries, hashes, [a - FRAME.size for a, _ in part])
         except ValueError as wrong:
@@ -154,6 +160,15 @@ def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
                 f"the first {signed.size} entries of the log `{signed.origin}` do not have the root that was signed:"
                 f" an entry was changed, replaced or put in another order; {WHAT_NOW}"
             )
+
+
+def _first_changed(data: Bytes, spans: list[tuple[int, int]], entries: list[bytes]) -> int | None:
+    """Where the first frame begins whose checksum does not fit."""
+    checksum, head = CHECKSUM.unpack_from, FRAME.size
+    for (start, _), entry in zip(spans, entries, strict=True):
+        if (crc32(entry, start - head),) != checksum(data, start - 5):
+            return start - head
+    return None
 
 
 def _make_durable(files: Files, places: Places, origin: str, last: _Segment, signed: Checkpoint) -> None:
