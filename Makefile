@@ -53,6 +53,7 @@ demo: setup ## the main job on real inference; ARGS=--once ends after the walk
 	$(BIN)/entrepot demo $(ARGS)
 
 bench: setup ## side by side with peers; prints ratios
+	$(BIN)/python bench/policy.py
 	$(BIN)/python bench/run.py $(ARGS)
 
 docs: setup ## check that the documentation is complete
