@@ -48,7 +48,7 @@ async def serve(data: Path) -> None:
 
 
 def life(data: Path, moment_s: float) -> dict[str, str]:
-    """One writer, killed so long after it began to serve, or, below zero, after it was started. What it acknowledged."""
+    """One writer, killed so long after it began to serve, below zero after its start. What it acknowledged."""
     acknowledged: dict[str, str] = {}
     with subprocess.Popen(
         [sys.executable, __file__, "--serve", str(data)], stdout=subprocess.PIPE, text=True

@@ -18,9 +18,9 @@ from entrepot.ledger.verify import (
     Unproved,
     check_inclusion,
     leaf_hash,
+    read_checkpoint,
     read_header,
     segment_name,
-    unsigned_checkpoint,
     walk,
 )
 
@@ -35,7 +35,7 @@ def receipt_of(places: Places, origin: str, index: int) -> bytes | None:
         note = (folder / CHECKPOINT).read_bytes()
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    signed = unsigned_checkpoint(note)
+    signed = read_checkpoint(note.decode().partition("\n\n")[0] + "\n")
     if signed.origin != origin or not 0 <= index < signed.size:
         return None
     derived = places.derived(origin)

@@ -19,6 +19,7 @@ import mmap
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,10 +36,8 @@ class Unproved(Exception):  # noqa: N818 - named for what it says
     """What was to be shown is not shown; the message says why."""
 
 
-# Tree: RFC 6962 §2.1.
-
-
 def leaf_hash(entry: bytes) -> bytes:
+    """RFC 6962 §2.1, as all of the tree."""
     return sha256(b"\x00" + entry).digest()
 
 
@@ -165,7 +164,7 @@ def open_note(note: bytes, key: Key) -> str:
 
 def open_checkpoint(note: bytes, key: Key) -> Checkpoint:
     """Raises Unproved unless `key` signed it and the log is one of the key's: its origin is below the key's name."""
-    checkpoint = _checkpoint(open_note(note, key))
+    checkpoint = read_checkpoint(open_note(note, key))
     if not f"{checkpoint.origin}/".startswith(f"{key.name}/"):
         raise Unproved(
             f"the checkpoint is of the log `{checkpoint.origin}`, which is not below the key's name `{key.name}`"
@@ -173,12 +172,8 @@ def open_checkpoint(note: bytes, key: Key) -> Checkpoint:
     return checkpoint
 
 
-def unsigned_checkpoint(note: bytes) -> Checkpoint:
-    """What a signed checkpoint says, its signatures not looked at."""
-    return _checkpoint(note.decode("utf-8", "replace").partition("\n\n")[0] + "\n")
-
-
-def _checkpoint(text: str) -> Checkpoint:
+def read_checkpoint(text: str) -> Checkpoint:
+    """Raises Unproved. Nothing is proved by it: the signature is `open_checkpoint`'s."""
     lines = text.split("\n")
     root = _unbase64(lines[2]) if len(lines) == 4 else None
     if root is None or len(root) != 32 or not _is_number(lines[1]):
@@ -238,7 +233,6 @@ def _is_number(text: str) -> bool:
 
 FRAME = struct.Struct(">3sIIB")
 HEADER, BATCH, ENTRY = b"EpH", b"EpB", b"Ep."
-LARGEST = 1 << 26
 SEGMENT = "*.entries"
 CHECKPOINT = "checkpoint"
 LIST = "logs"
@@ -303,21 +297,21 @@ def decision_of(entry: bytes) -> tuple[str, int] | None:
     return (origin, int(number)) if origin and _is_number(number) else None
 
 
+@dataclass
 class Calls:
     """Which admitted decisions have no outcome yet, over the logs of one folder.
 
     `stray`, `opened` and `ends` are what `take` came upon: what should not be, and how logs begin and end.
     """
 
-    def __init__(self) -> None:
-        self.open: dict[str, set[int]] = {}  # by log
-        self.whole: set[str] = set()
-        self.decisions = 0
-        self.refusals = 0
-        self.outcomes = 0
-        self.stray: list[str] = []
-        self.opened: list[dict[str, Any]] = []
-        self.ends: list[tuple[int, str]] = []
+    open: dict[str, set[int]] = field(default_factory=dict)  # by log
+    whole: set[str] = field(default_factory=set)
+    decisions: int = 0
+    refusals: int = 0
+    outcomes: int = 0
+    stray: list[str] = field(default_factory=list)
+    opened: list[dict[str, Any]] = field(default_factory=list)
+    ends: list[tuple[int, str]] = field(default_factory=list)
 
     def take(self, origin: str, first: int, entries: Iterable[bytes]) -> None:
         mine = self.open.setdefault(origin, set())
@@ -360,20 +354,17 @@ class Calls:
             self.ends.append((index, str(about["next"])))
 
 
-# Logs and folders of logs.
-
-
+@dataclass
 class Report:
     """What was found out about one log. It is proved when there are no `failures`."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.checkpoint: Checkpoint | None = None
-        self.tree = Tree()
-        self.roots: dict[int, bytes] = {}
-        self.opened: list[dict[str, Any]] = []
-        self.ended: str | None = None
-        self.failures: list[str] = []
+    name: str
+    checkpoint: Checkpoint | None = None
+    tree: Tree = field(default_factory=Tree)
+    roots: dict[int, bytes] = field(default_factory=dict)
+    opened: list[dict[str, Any]] = field(default_factory=list)
+    ended: str | None = None
+    failures: list[str] = field(default_factory=list)
 
 
 class Verification:
@@ -542,9 +533,6 @@ def read_list(note: bytes, key: Key) -> list[Checkpoint | str]:
     return logs
 
 
-# The command.
-
-
 def summary(ledger: Verification) -> Iterator[str]:
     """What was proved, in plain words."""
     calls = ledger.calls
@@ -591,10 +579,8 @@ def find_key(given: str) -> Key:
 def prove_receipt(path: Path, key: Key) -> list[str]:
     receipt = open_receipt(path.read_bytes(), key)
     signed = receipt.checkpoint
-    return [
-        f"proved: entry {receipt.number} is in the log {signed.origin}, signed by {key.name} at {signed.size} entries",
-        receipt.entry.decode("utf-8", "replace"),
-    ]
+    proved = f"entry {receipt.number} is in the log {signed.origin}, signed by {key.name} at {signed.size} entries"
+    return [f"proved: {proved}", receipt.entry.decode("utf-8", "replace")]
 
 
 def check(folder: Path, key: Key, since: Path | None = None, progress: Progress | None = None) -> Verification:

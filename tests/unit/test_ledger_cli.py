@@ -1,0 +1,123 @@
+"""`entrepot ledger …` and `entrepot receipt …`: exit statuses, and what is printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from entrepot.cli import command_line
+from entrepot.ledger import store
+from entrepot.ledger.log import Batch, Places
+from entrepot.ledger.receipt import receipt_of
+from ledgers import LOG, NAME, ORIGIN, decision, outcome, write
+
+KEY = "keys/entrepot.example_gateway-1.vkey"
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two accounts: kanto's call is served, to kanto's user-7 too; far's is refused."""
+    monkeypatch.setattr(store, "AHEAD", 2048)
+    writer = write(tmp_path)
+    for number, (account, admitted, user) in enumerate(
+        (("kanto", True, None), ("far", False, None), ("kanto", True, "user-7"))
+    ):
+        entry, private = decision(number, admitted=admitted, account=account, user=user)
+        origin, index = writer.append(Batch([entry], [private]))
+        if admitted:
+            writer.append(Batch([outcome(f"{origin}/{index}", number)], [None]))
+    writer.close()
+    return tmp_path
+
+
+def run(*arguments: str | Path, status: int = 0) -> Result:
+    told = [str(argument) for argument in arguments]
+    result = CliRunner().invoke(command_line(told), told)
+    assert result.exit_code == status, result.output
+    return result
+
+
+def test_verify_says_what_is_proved(data: Path) -> None:
+    said = run("ledger", "verify", data / "ledger", "--key", data / KEY).stdout
+    assert f"{ORIGIN}: proved complete up to entry 6" in said
+    assert "2 admitted calls, 1 refused, 2 outcomes" in said
+    said = run("ledger", "verify", data / "ledger" / LOG, "--key", (data / KEY).read_text().strip()).stdout
+    assert "proved complete" in said
+
+
+def test_verify_says_what_is_not(data: Path) -> None:
+    segment = data / "ledger" / LOG / "00000000.entries"
+    segment.write_bytes(segment.read_bytes().replace(b"far", b"fur"))
+    said = run("ledger", "verify", data / "ledger", "--key", data / KEY, status=1).stdout
+    assert "NOT PROVED: " in said
+    assert "it was changed, moved or cut short" in said
+    said = run("ledger", "verify", data / "ledger", "--key", "nobody+00000000+AAAA", status=1).stdout
+    assert "is no Ed25519 verifier key" in said
+
+
+def test_a_checkpoint_that_was_kept_must_still_hold(data: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text(run("ledger", "checkpoint", "--data", data).stdout.removesuffix("\n"))
+    write(data).close()
+    run("ledger", "verify", data / "ledger", "--key", data / KEY, "--since", kept)
+    kept.write_text(kept.read_text().replace("\n7\n", "\n6\n"))
+    said = run("ledger", "verify", data / "ledger", "--key", data / KEY, "--since", kept, status=1).stdout
+    assert "the signed text was changed" in said
+
+
+def test_entries_are_chosen_and_exported(data: Path) -> None:
+    lines = run("ledger", "export", "--data", data).stdout.splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(7))
+    chosen = [
+        json.loads(line) for line in run("ledger", "export", "--data", data, "--account", "kanto").stdout.splitlines()
+    ]
+    assert [next(iter(one["entry"])) for one in chosen] == ["decision", "outcome"] * 2
+    told = run("ledger", "export", "--data", data, "--decision", "refuse", "--format", "csv").stdout
+    [row] = csv.DictReader(io.StringIO(told))
+    assert (row["account"], row["decision"], row["code"]) == ("far", "refuse", "unsupported_territory")
+    assert (row["territory"], row["rules"], row["kind"]) == ("JP", "TERR-01", "decision")
+    assert run("ledger", "show", "--data", data, "--rule", "TERR-01").stdout.count("\n") == 1
+    assert run("ledger", "show", "--data", data, "--since", "2027-01-01").stdout == ""
+    assert run("ledger", "show", "--data", data, "--until", "2026-11-18T00:00:00Z").stdout == ""
+    run("ledger", "show", "--data", data, "--since", "yesterday", status=2)
+    run("ledger", "show", "--data", data, "--decision", "maybe", status=2)
+    run("ledger", "show", "--data", data / "elsewhere", status=2)
+
+
+def test_tail_gives_the_last_ones(data: Path) -> None:
+    said = run("ledger", "tail", "--data", data, "-n", "2").stdout.splitlines()
+    assert len(said) == 2
+    assert "outcome" in said[0]
+    assert f"{ORIGIN}/6 closed" in said[1]
+
+
+def test_erasing(data: Path) -> None:
+    def erase(*arguments: str, status: int = 0) -> str:
+        return run("ledger", "erase", "--data", data, *arguments, status=status).output
+
+    erase(status=2)
+    erase("--account", "kanto", status=2)
+    erase("--before", "2027-01-01", "--account", "kanto", status=2)
+    assert "personal data of 0 entries" in erase("--account", "far", "--end-user", "user-7")
+    assert "personal data of 1 entry" in erase("--account", "kanto", "--end-user", "user-7", "--basis", "asked for")
+    assert "personal data of 2 entries" in erase("--before", "2027-01-01", "--key", NAME)
+    assert not any(b"203.0.113" in path.read_bytes() for path in data.rglob("*.private"))
+    run("ledger", "verify", data / "ledger", "--key", data / KEY)
+    assert '"basis":"asked for"' in run("ledger", "export", "--data", data).stdout
+
+
+def test_a_receipt_is_proved_or_not(data: Path) -> None:
+    found = receipt_of(Places(data), ORIGIN, 3)
+    assert found is not None
+    receipt = data / "r.tlog-proof"
+    receipt.write_bytes(found)
+    said = run("receipt", "verify", receipt, "--key", data / KEY).stdout
+    assert f"proved: entry 3 is in the log {ORIGIN}" in said
+    assert '"account":"far"' in said
+    receipt.write_bytes(found.replace(b"index 3", b"index 2"))
+    assert "NOT PROVED: " in run("receipt", "verify", receipt, "--key", data / KEY, status=1).stdout
