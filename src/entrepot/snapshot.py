@@ -83,10 +83,14 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """`keys` maps a key's SHA-256 to its account. `data_domain` begins with a dot; `origin_header` may be empty."""
+    """`keys` maps a key's SHA-256 to its account. `data_domain` begins with a dot; `origin_header` may be empty.
+
+    `warn_ms` is how long before a rule takes effect the calls that it will refuse are told.
+    """
 
     gateway: declared.Gateway
     packs: tuple[declared.PackSource, ...]
+    warn_ms: int
     program: Program
     origins: Resolver
     origin_header: str
@@ -138,6 +142,7 @@ def compile_world(world: declared.World, program: Program, secrets: Secrets) -> 
     return Snapshot(
         gateway,
         world.packs,
+        world.warn_days * 86_400_000,
         program,
         Resolver(world.sites, Geo.open(gateway.geo, now_ms), gateway.origin_header, gateway.trusted_proxies),
         gateway.origin_header or "",

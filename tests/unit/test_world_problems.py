@@ -239,5 +239,6 @@ def test_the_exception_says_the_first_error_and_how_many_follow() -> None:
         load(changed(HASH, HASH[:-1]).replace("share = 60.0", "share = 101"))
 
 
-def test_a_world_of_nothing_is_valid_and_warned_of() -> None:
-    assert [problem.level for problem in problems("")] == ["warning"]
+def test_a_world_of_nothing_is_a_slip() -> None:
+    (problem,) = problems("")
+    assert (problem.level, problem.what) == ("error", "the files declare nothing")

@@ -44,6 +44,6 @@ def gateway(
             print(problem, file=sys.stderr)
         print(f"the world in {world} is invalid; nothing was started", file=sys.stderr)
         raise typer.Exit(1) from None
-    except (Error, OSError) as error:
+    except (Error, OSError, RuntimeError) as error:
         print(f"the gateway cannot start: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

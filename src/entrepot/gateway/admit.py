@@ -11,7 +11,7 @@ from entrepot.gateway.routes import Route
 from entrepot.http1.message import Headers
 from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision, Program
-from entrepot.snapshot import Account, Deployment, Snapshot
+from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
 from entrepot.wire import body
 from entrepot.wire.problems import redact
 
@@ -80,14 +80,15 @@ async def admit(call: Call, route: Route, journal: Journal | None) -> Admission:
     read_body(call)
     deployment = call.deployment = find_deployment(call, account, route)
     origin = origin_of(call, account)
-    decisions = judge(call.snapshot.program, account, deployment, Occasion(call.at_ms, origin, route.operation))
+    occasion = Occasion(call.at_ms, origin, route.operation)
+    decisions = judge(call.snapshot.program, account, deployment, occasion)
     permitted = tuple(c for c, decision in zip(deployment.candidates, decisions, strict=True) if decision.permit)
     refused = None if permitted else refusal(account, decisions)
     if journal is not None:
         await journal.decide(call, origin, decisions, refused)
     if refused is not None:
         raise refused
-    return Admission(origin, permitted, decisions)
+    return Admission(origin, permitted, decisions, announced(call.snapshot, account, permitted, occasion))
 
 
 def origin_of(call: Call, account: Account) -> Origin:
@@ -97,16 +98,30 @@ def origin_of(call: Call, account: Account) -> Origin:
 
 def judge(program: Program, account: Account, deployment: Deployment, occasion: Occasion) -> tuple[Decision, ...]:
     """One decision per candidate of the deployment, in their order. Pure."""
-    at_ms, origin, tables = occasion.at_ms, occasion.origin, program.tables
-    mask = (
-        account.timeline.at(at_ms)[0]
-        & program.segment(at_ms)[0]
+    mask = known(program, account, occasion) & program.segment(occasion.at_ms)[0]
+    return tuple([program.decide(mask & candidate.mask) for candidate in deployment.candidates])
+
+
+def known(program: Program, account: Account, occasion: Occasion) -> int:
+    """The policy mask of all that is known of a call, but for its target and the time."""
+    origin, tables = occasion.origin, program.tables
+    return (
+        account.timeline.at(occasion.at_ms)[0]
         & tables["origin.territory"][origin.territory]
         & tables["origin.network"][origin.network]
         & tables["origin.attested"]["true" if origin.attested else "false"]
         & tables["operation"][occasion.operation]
     )
-    return tuple([program.decide(mask & candidate.mask) for candidate in deployment.candidates])
+
+
+def announced(snapshot: Snapshot, account: Account, permitted: tuple[Candidate, ...], occasion: Occasion) -> int | None:
+    """When a rule that is to take effect within `warn_ms` will leave such a call no target; None if none will."""
+    program, at_ms = snapshot.program, occasion.at_ms
+    if program.segment(at_ms)[1] - at_ms > snapshot.warn_ms:
+        return None
+    mask = known(program, account, occasion)
+    ends = [program.refused_from(mask & candidate.mask, at_ms, snapshot.warn_ms) for candidate in permitted]
+    return None if None in ends else max(end for end in ends if end is not None)
 
 
 def refusal(account: Account, decisions: tuple[Decision, ...]) -> Error:

@@ -30,12 +30,14 @@ class Occasion(msgspec.Struct, frozen=True):
 class Admission(msgspec.Struct, frozen=True):
     """Proof that a call may go on, and to which targets. Made by `admit` only; `permitted` is never empty.
 
-    `decisions` has one for each candidate of the deployment, in their order.
+    `decisions` has one for each candidate of the deployment, in their order. `refused_from_ms` is when a rule that was
+    announced will refuse such a call.
     """
 
     origin: Origin
     permitted: tuple[Candidate, ...]
     decisions: tuple[Decision, ...]
+    refused_from_ms: int | None = None
 
 
 class Call:

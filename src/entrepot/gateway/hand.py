@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Rejected, Status
-from entrepot.telemetry.metrics import Report
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ class Hand:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._answer: asyncio.Future[Status] | None = None
-        self._ended = Report({}, {})
 
     async def keep(self, current: Callable[[], Load]) -> None:
         """Run the worker until `stop`, starting it again with back-off when it ends unasked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,17 @@ def id_lines(guid: str, form: Form) -> bytes:
 
 def answer_head(call: Call, answer: Answer) -> bytes:
     """For an upstream's answer: ids, the region that processed it, and the upstream's headers that may pass."""
-    return id_head(call) + answer.candidate.region_head + _rendered(tuple(relayed(answer.response.headers)))
+    head = id_head(call) + answer.candidate.region_head + _rendered(tuple(relayed(answer.response.headers)))
+    admission = call.admission
+    if admission is not None and admission.refused_from_ms is not None:
+        head += warning(admission.refused_from_ms)
+    return head
+
+
+def warning(refused_from_ms: int) -> bytes:
+    """From when on an announced rule will refuse calls like this one."""
+    instant = datetime.fromtimestamp(refused_from_ms / 1_000, UTC).isoformat(timespec="seconds")
+    return f"x-entrepot-refused-from: {instant.replace('+00:00', 'Z')}\r\n".encode()
 
 
 # Most answers of an upstream have the same few headers.

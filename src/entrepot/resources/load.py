@@ -62,6 +62,9 @@ def _load(files: Mapping[str, bytes], shipped: Mapping[str, bytes]) -> Loaded:
         if text is not None and document is not None:
             texts[file], documents[file] = text, document
             read_file(document, sheet)
+    if files and not any(documents.values()) and not sheet.errors:
+        # An emptied file is a slip, not the wish to refuse everybody.
+        sheet.mistake((), "the files declare nothing", "declare what is served, or restore the files", min(files))
     places = Places(texts, documents)
     check_world(sheet, places.place)
     packs = _packs(files, shipped, sheet)
@@ -88,6 +91,7 @@ def _world(sheet: Sheet, packs: tuple[PackSource, ...]) -> World:
         subscriptions=all_of("subscription"),
         accounts=all_of("account"),
         packs=packs,
+        warn_days=next((policy.warn_days for policy in all_of("policy")), World().warn_days),
     )
 
 

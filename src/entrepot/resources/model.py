@@ -242,3 +242,4 @@ class World(msgspec.Struct, frozen=True):
     subscriptions: tuple[Subscription, ...] = ()
     accounts: tuple[Account, ...] = ()
     packs: tuple[PackSource, ...] = ()
+    warn_days: int = 30

@@ -16,6 +16,7 @@ class Policy(msgspec.Struct, frozen=True):
     """`[policy]`: the packs in force, as files of the world or `entrepot:NAME`."""
 
     packs: tuple[str, ...] = ()
+    warn_days: int = 30
 
 
 _FLAG = Key(array(values.name, "names"))
@@ -291,7 +292,9 @@ ACCOUNT = Shape(
         "deployment": Key(array(table(DEPLOYMENT), "tables"), "deployments"),
     },
 )
-POLICY = Shape("policy", Policy, {"packs": Key(array(values.text, "packs"))})
+POLICY = Shape(
+    "policy", Policy, {"packs": Key(array(values.text, "packs")), "warn_days": Key(values.integer(0, 3_650))}
+)
 
 # Tables of a file: those that repeat (`[[name]]`) and those that stand once in the world (`[name]`).
 MANY = {s.kind: s for s in (SITE, OPERATOR, REGION, PROVIDER, UPSTREAM, MODEL, ORGANIZATION, SUBSCRIPTION, ACCOUNT)}
