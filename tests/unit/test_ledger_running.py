@@ -6,6 +6,7 @@ import asyncio
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -185,6 +186,29 @@ def test_a_client_that_goes_while_its_decision_is_written(tmp_path: Path) -> Non
     assert verified(tmp_path).findings() == []
     assert verified(tmp_path).open_calls() == 0
     assert "client_gone" in [one.result for one in told(tmp_path) if isinstance(one, e.Outcome)]
+
+
+def test_a_client_that_goes_just_as_its_decision_is_written(tmp_path: Path) -> None:
+    """The future has its result, the caller is cancelled before it sees it."""
+
+    async def run() -> None:
+        ledger = opened(tmp_path)
+        ledger.start()
+        entry, private = decision(0)
+        waiting = asyncio.create_task(ledger.decide(entry, private))
+        written = ledger._written
+
+        def written_and_gone(*what: Any) -> None:
+            written(*what)
+            waiting.cancel()
+
+        ledger._written = written_and_gone
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await ledger.close()
+
+    asyncio.run(run())
+    assert verified(tmp_path).open_calls() == 0
 
 
 def test_a_restart_goes_on_and_decisions_without_an_outcome_are_lost(tmp_path: Path) -> None:

@@ -136,7 +136,12 @@ class Ledger:
             # At the end of this turn, so that everything that the turn brings goes together.
             self._called = True
             loop.call_soon(self._send)
-        return await waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancel() and not waiter.cancelled() and waiter.exception() is None:
+                self._nobody_waits(entry, waiter.result())
+            raise
 
     def outcome(self, entry: bytes) -> None:
         """Append an outcome, or any entry that nobody waits for: it goes with the next write, or within 50 ms.
@@ -217,10 +222,15 @@ class Ledger:
             place = Place(origin, index)
             if not waiter.done():
                 waiter.set_result(place)
-            elif batch.entries[index - first].startswith(ADMITTED):
-                self.outcome(encode(Outcome(self._clock_ms(), str(place), result="client_gone")))
+            else:
+                self._nobody_waits(batch.entries[index - first], place)
         if self._pending.entries:
             self._next(len(batch.waiters) - batch.waiters.count(None))
+
+    def _nobody_waits(self, entry: bytes, place: Place) -> None:
+        """The caller was cancelled before it learnt where its decision stands, and cannot write the outcome."""
+        if entry.startswith(ADMITTED):
+            self.outcome(encode(Outcome(self._clock_ms(), str(place), result="client_gone")))
 
     def _next(self, crowd: int) -> None:
         """Something waits, and the thread has nothing to do; `crowd` decisions were in its last batch."""
