@@ -19,6 +19,7 @@ COMMANDS = {
     "policy": "Check, test, explain and compare access policies.",
     "receipt": "Verify a receipt, offline.",
     "sim": "Run a simulated upstream, for tests and benchmarks.",
+    "usage": "Add up what was used, what it cost, and what was refused.",
     "world": "Check a world's folder.",
 }
 
@@ -48,7 +49,9 @@ def _add(app: typer.Typer, name: str, group: typer.Typer, summary: str) -> None:
     if function is not None and function.__name__ == name:
         app.command(name)(function)
     else:
-        app.add_typer(group, name=name, help=summary, no_args_is_help=True)
+        callback = group.registered_callback
+        alone = callback is not None and callback.invoke_without_command is True
+        app.add_typer(group, name=name, help=summary, no_args_is_help=not alone)
 
 
 def _print_version(asked: bool) -> None:

@@ -1,0 +1,114 @@
+"""Refusals: who was refused, by which rules, with which code, from where. Entries may come in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from entrepot.ledger.entries import Refusals as Aggregated
+from entrepot.ledger.read import Read
+from entrepot.ledger.verify import REFUSED
+from entrepot.projections.window import ALWAYS, Window, day_of
+
+DIMENSIONS = ("account", "rule", "code", "territory", "day")
+AGGREGATED = b'{"refusals":{'
+NO_PERMIT = "(no rule permits it)"
+
+_REMEMBERED = 65_536
+
+
+class Cell(NamedTuple):
+    """`rule` holds all rules that refused some candidate, so that a refusal counts once; empty: it was no rule.
+
+    `territory` is where the calls came from, empty where that was not recorded.
+    """
+
+    account: str
+    rule: str
+    code: str
+    territory: str
+    day: str
+
+
+class _Client(msgspec.Struct):
+    account: str
+
+
+class _Origin(msgspec.Struct):
+    territory: str
+
+
+class _Candidate(msgspec.Struct):
+    permit: bool
+    rules: tuple[str, ...]
+
+
+class _Decision(msgspec.Struct):
+    at_ms: int
+    candidates: Raw
+    client: Raw
+    origin: Raw
+    code: str = ""
+
+
+_decision = msgspec.json.Decoder(_Decision).decode
+_aggregated = msgspec.json.Decoder(Aggregated).decode
+_client = msgspec.json.Decoder(_Client).decode
+_origin = msgspec.json.Decoder(_Origin).decode
+_candidates = msgspec.json.Decoder(tuple[_Candidate, ...]).decode
+
+
+class Refusals:
+    """Give it entries with `take`; `cells` are the finest counts."""
+
+    def __init__(self, window: Window = ALWAYS) -> None:
+        self.cells: dict[Cell, int] = {}
+        self._window = window
+        self._known: dict[tuple[bytes, bytes, bytes], tuple[str, str, str]] = {}
+
+    def take(self, read: Read) -> None:
+        """Raises msgspec.DecodeError for a refusal that is none."""
+        entry = read.entry
+        if entry.startswith(REFUSED):
+            decision = _decision(entry[12:-1])
+            account, rule, territory = self._about(decision)
+            self._count(Cell(account, rule, decision.code, territory, day_of(decision.at_ms)), decision.at_ms, 1)
+        elif entry.startswith(AGGREGATED):
+            many = _aggregated(entry[len(AGGREGATED) - 1 : -1])
+            self._count(
+                Cell(many.account, many.rule, many.code, "", day_of(many.minute_ms)), many.minute_ms, many.count
+            )
+
+    def _count(self, cell: Cell, at_ms: int, number: int) -> None:
+        if at_ms in self._window:
+            self.cells[cell] = self.cells.get(cell, 0) + number
+
+    def _about(self, decision: _Decision) -> tuple[str, str, str]:
+        key = bytes(decision.client), bytes(decision.candidates), bytes(decision.origin)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            rule = refusing((one.permit, one.rules) for one in _candidates(decision.candidates))
+            found = _client(decision.client).account, rule, _origin(decision.origin).territory
+            self._known[key] = found
+        return found
+
+
+def refusing(candidates: Iterable[tuple[bool, Iterable[str]]]) -> str:
+    """The rules that refused candidates, as one text."""
+    rules = {rule for permit, each in candidates if not permit for rule in tuple(each) or (NO_PERMIT,)}
+    return ", ".join(sorted(rules))
+
+
+def grouped(cells: Mapping[Cell, int], by: Iterable[str]) -> dict[tuple[str, ...], int]:
+    """The counts by some of the dimensions, sorted."""
+    places = [DIMENSIONS.index(name) for name in by]
+    groups: dict[tuple[str, ...], int] = {}
+    for cell, number in cells.items():
+        group = tuple(cell[place] for place in places)
+        groups[group] = groups.get(group, 0) + number
+    return dict(sorted(groups.items()))
