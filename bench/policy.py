@@ -18,7 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from entrepot import policy
+from entrepot.policy import Pack, Program, parse
+from entrepot.policy import compile as compile_packs
 from entrepot.policy.analysis.cedar import cedar, context, schema
 from entrepot.policy.analysis.check import check
 from entrepot.policy.analysis.diff import diff
@@ -111,7 +112,7 @@ def decision_us(program: Program, requests: Sequence[dict[str, str | frozenset[s
     return best(run) / len(prepared) * 1e6
 
 
-def peers_us(packs: Sequence[policy.Pack], requests: Sequence[dict[str, Any]]) -> dict[str, float]:
+def peers_us(packs: Sequence[Pack], requests: Sequence[dict[str, Any]]) -> dict[str, float]:
     pools = {
         f"{sign}{each.name}": [one.value for one in each.members]
         for pack in packs
@@ -175,13 +176,13 @@ def main() -> None:
         random = Random(count)
         text = pack(count, random).encode()
         requests = calls(count, random)
-        packs = policy.parse([PackSource("p.toml", text)])
-        program = policy.compile(packs)
+        packs = parse([PackSource("p.toml", text)])
+        program = compile_packs(packs)
         row = {
             "terms": program.full.bit_length(),
             "decision_us": decision_us(program, requests),
-            "parse_s": best(partial(policy.parse, [PackSource("p.toml", text)]), 2),
-            "compile_s": best(partial(policy.compile, packs), 3),
+            "parse_s": best(partial(parse, [PackSource("p.toml", text)]), 2),
+            "compile_s": best(partial(compile_packs, packs), 3),
         }
         row |= {f"{name}_us": value for name, value in peers_us(packs, requests).items()} if count == 42 else {}
         figures[str(count)] = row
@@ -194,9 +195,9 @@ def main() -> None:
 
 def analysis() -> dict[str, float]:
     text = pack(50, Random(50))
-    old = policy.parse([PackSource("p.toml", text.encode())])
+    old = parse([PackSource("p.toml", text.encode())])
     later = text.replace('id = "R1"\neffect = "forbid"\nfrom = 20', 'id = "R1"\neffect = "forbid"\nfrom = 19')
-    new = policy.parse([PackSource("p.toml", later.encode())])
+    new = parse([PackSource("p.toml", later.encode())])
     return {"diff_s": best(lambda: diff(old, new), 3), "check_s": best(lambda: check(old), 3)}
 
 

@@ -41,9 +41,10 @@ SLOW_S = 8.0  # the window of a subject whose answers at 256 connections take se
 def options() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [subject.name for subject in SUBJECTS]
+    usual = [subject.name for subject in SUBJECTS if not subject.extra]
     arguments.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     arguments.add_argument("--seconds", type=float, default=4, help="whole seconds a window; default: %(default)s")
-    arguments.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    arguments.add_argument("--only", nargs="+", choices=names, default=usual, metavar="NAME", help=", ".join(names))
     arguments.add_argument(
         "--cases",
         nargs="+",
