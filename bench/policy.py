@@ -25,7 +25,6 @@ from entrepot.policy.analysis.check import check
 from entrepot.policy.analysis.diff import diff
 from entrepot.policy.facts import FACTS, domain
 from entrepot.policy.ownership import holding
-from entrepot.policy.program import Program
 from entrepot.resources.model import Owner, PackSource
 from entrepot.resources.territories import CODES
 
