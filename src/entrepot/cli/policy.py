@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import typer
 
+from entrepot.cli.replay import replay
 from entrepot.policy import Pack, PolicyInvalid, parse, shipped, shipped_names
 from entrepot.policy import compile as compile_packs
 from entrepot.policy.analysis.announced import announced
@@ -250,6 +251,9 @@ def prove(
                 print(f"    {facts}; {period(one.from_ms, one.until_ms)}; by {', '.join(one.rules) or 'no rule'}")
         print(f"{sum(one.proved for one in proofs)} of {len(proofs)} proved")
     raise typer.Exit(0 if all(one.proved for one in proofs) else 1)
+
+
+app.command("replay")(replay)
 
 
 @app.command()

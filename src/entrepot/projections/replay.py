@@ -1,0 +1,193 @@
+"""Replay: recorded decisions, taken again under their own release, where all must come out the same, and another's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from entrepot.ledger.entries import Release
+from entrepot.ledger.read import Read
+from entrepot.ledger.verify import ADMITTED, REFUSED
+from entrepot.policy import PolicyInvalid, Program, parse
+from entrepot.policy import compile as compile_packs
+from entrepot.policy.program import Decision
+from entrepot.projections.again import ACCESS_DENIED, Again, Candidate, Recorded, recorded
+from entrepot.projections.follow import Logs
+from entrepot.projections.refusals import refusing
+from entrepot.projections.window import ALWAYS, Window, day_of
+from entrepot.resources.model import PackSource
+
+RELEASE = b'{"release":{'
+NO_TARGET = "no_target"
+EXAMPLES = 3
+KEPT = 10_000
+
+Direction = Literal["allow to refuse", "refuse to allow", "other targets"]
+"""`other targets`: the call is still allowed, but not to the same ones."""
+
+_release = msgspec.json.Decoder(Release).decode
+
+
+class Flip(msgspec.Struct):
+    """Calls of an account that come out otherwise on a day, by the rules that refuse them now, or had refused them."""
+
+    direction: Direction
+    account: str
+    rule: str
+    day: str
+    calls: int = 0
+    examples: list[str] = []
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A decision that its own release does not come to again. `upstream` is empty where the whole call is meant."""
+
+    entry: str
+    upstream: str
+    recorded: str
+    again: str
+
+    def __str__(self) -> str:
+        where = f" on `{self.upstream}`" if self.upstream else ""
+        return f"`{self.entry}`{where}: recorded as {self.recorded}, but its release decides {self.again}"
+
+
+class Replay:
+    """`decided` counts the decisions taken again, `otherwise` those that something else than the policy refused.
+
+    `releases` counts them by release. `different` counts those with findings, of which the first `KEPT` are kept.
+    """
+
+    def __init__(self, releases: Mapping[str, Program], program: Program, window: Window = ALWAYS) -> None:
+        self.decided = 0
+        self.otherwise = 0
+        self.different = 0
+        self.releases: Counter[str] = Counter()
+        self.findings: list[Finding] = []
+        self.flips: dict[tuple[str, str, str, str], Flip] = {}
+        self._window = window
+        self._own = {name: Again(own) for name, own in releases.items()}
+        self._new = Again(program)
+
+    def take(self, read: Read) -> None:
+        """Raises msgspec.DecodeError for a decision that is none."""
+        entry = read.entry
+        if not entry.startswith((ADMITTED, REFUSED)):
+            return
+        past = recorded(entry[12:-1])
+        if past.at_ms not in self._window:
+            return
+        self.decided += 1
+        self.releases[past.release] += 1
+        own = self._own.get(past.release)
+        if own is not None:
+            was = own.decide(past)
+            if not _agrees(past, was):
+                self.different += 1
+                if len(self.findings) < KEPT:
+                    self.findings += _differences(f"{read.origin}/{read.number}", past, was)
+        now = self._new.decide(past)
+        if any(each.permit != again.permit for each, again in now):
+            self._flip(read, past, now)
+        elif not past.admitted and any(each.permit for each, _ in now):
+            self.otherwise += 1
+
+    def problems(self) -> list[str]:
+        return [
+            f"the release `{name}` of {number} decisions is not in these logs, so they are not checked"
+            for name, number in sorted(self.releases.items())
+            if name not in self._own
+        ]
+
+    def sorted_flips(self) -> list[Flip]:
+        return [flip for _, flip in sorted(self.flips.items())]
+
+    def _flip(self, read: Read, past: Recorded, now: Sequence[tuple[Candidate, Decision]]) -> None:
+        before, after = any(each.permit for each, _ in now), any(again.permit for _, again in now)
+        if before and not past.admitted:
+            self.otherwise += 1  # whatever refused it stands
+            return
+        if before and after:
+            direction: Direction = "other targets"
+            changed = [(each, again) for each, again in now if each.permit != again.permit]
+            rules = {rule for each, again in changed for rule in (again.rules if each.permit else each.rules)}
+            rule = ", ".join(sorted(rules))
+        elif before:
+            direction, rule = "allow to refuse", refusing((again.permit, again.rules) for _, again in now)
+        else:
+            direction, rule = "refuse to allow", refusing((each.permit, each.rules) for each, _ in now)
+        account, day = _account(past.client).account, day_of(past.at_ms)
+        key = direction, account, rule, day
+        flip = self.flips.get(key)
+        if flip is None:
+            flip = self.flips[key] = Flip(direction, account, rule, day)
+        flip.calls += 1
+        if len(flip.examples) < EXAMPLES:
+            flip.examples.append(f"{read.origin}/{read.number}")
+
+
+class _Client(msgspec.Struct):
+    account: str
+
+
+_account = msgspec.json.Decoder(_Client).decode
+
+
+def releases_of(logs: Logs) -> tuple[dict[str, Program], list[str]]:
+    """Every release whose packs are in the logs, compiled; and what is wrong with those that cannot be."""
+    programs: dict[str, Program] = {}
+    problems: list[str] = []
+    seen: set[bytes] = set()
+    for read in logs:
+        if not read.entry.startswith(RELEASE):
+            continue
+        release = _release(read.entry[len(RELEASE) - 1 : -1])
+        packs = msgspec.json.encode((release.release, release.packs))
+        if packs in seen:
+            continue
+        seen.add(packs)
+        place = f"{read.origin}/{read.number}"
+        try:
+            program = compile_packs(parse([PackSource(pack.name, pack.data) for pack in release.packs]))
+        except PolicyInvalid as invalid:
+            problems.append(f"the packs in the release entry `{place}` are not valid: {invalid.problems[0]}")
+            continue
+        if program.release != release.release:
+            problems.append(f"the packs in the release entry `{place}` are those of the release `{program.release}`")
+            continue
+        programs[release.release] = program
+    return programs, problems
+
+
+def _agrees(past: Recorded, again: Sequence[tuple[Candidate, Decision]]) -> bool:
+    permitted = False
+    for each, decision in again:
+        if each.permit != decision.permit or each.rules != decision.rules:
+            return False
+        permitted |= decision.permit
+    if permitted:
+        return True
+    return not past.admitted and past.code == _code(again)
+
+
+def _code(decisions: Sequence[tuple[Candidate, Decision]]) -> str:
+    return (decisions[0][1].code or ACCESS_DENIED) if decisions else NO_TARGET
+
+
+def _differences(place: str, past: Recorded, again: Sequence[tuple[Candidate, Decision]]) -> Iterator[Finding]:
+    same = True
+    for each, decision in again:
+        if (each.permit, each.rules) != (decision.permit, decision.rules):
+            same = False
+            said, says = _said(each.permit, each.rules), _said(decision.permit, decision.rules)
+            yield Finding(place, each.upstream, said, says)
+    if same:
+        said = "admitted" if past.admitted else f"refused with `{past.code}`"
+        yield Finding(place, "", said, f"to refuse with `{_code(again)}`")
+
+
+def _said(permit: bool, rules: Sequence[str]) -> str:
+    return f"{'allow' if permit else 'refuse'} by {', '.join(rules) or 'no rule'}"
