@@ -11,12 +11,15 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import msgspec
 import openai
@@ -30,6 +33,7 @@ from entrepot.gateway.call import Occasion
 from entrepot.gateway.parent import address, listening
 from entrepot.gateway.serve import Gateway
 from entrepot.http1.server import Server
+from entrepot.ledger.verify import find_key, prove_receipt
 from entrepot.origin.resolve import Origin
 from entrepot.resources.folder import read_world
 from entrepot.snapshot import Snapshot, compile_files
@@ -39,6 +43,7 @@ QUESTION = "What is an entrepot?"
 MODEL = "entrepot-tiny"
 BEFORE_MS = int(datetime(2024, 7, 8, 23, 59, 59, tzinfo=UTC).timestamp() * 1_000)
 START_S = 30.0
+RECEIPT_S = 5.0
 
 # Addresses of public networks, registered in the territory that they stand for; nothing is sent to them.
 SHANGHAI = "36.112.0.1"
@@ -66,6 +71,7 @@ class Step(msgspec.Struct, frozen=True):
     form: Literal["openai", "azure"] = "openai"
     stream: bool = False
     before: bool = False
+    served: bool = True
 
 
 STEPS = (
@@ -83,6 +89,7 @@ STEPS = (
         "Meridian Labs K.K. (JP)",
         "meridian-direct",
         SHANGHAI,
+        served=False,
     ),
     Step(
         "The same call, one second before the rule took effect",
@@ -97,6 +104,7 @@ STEPS = (
         "robotics-ai",
         NOWHERE,
         form="azure",
+        served=False,
     ),
 )
 
@@ -105,14 +113,16 @@ class Stage(msgspec.Struct, frozen=True):
     """Everything that the steps need: both data planes' addresses, the keys, and the operator's view of the world."""
 
     url: str
+    admin_url: str
     url_before: str
+    data: Path
     keys: dict[str, str]
     snapshot: Snapshot
     console: Console
 
 
 async def demo(choice: Choice, *, once: bool) -> None:
-    """Raises Error when the engine or the gateway cannot start, RuntimeError when a step does not end as it should."""
+    """Raises Error when the engine or the gateway cannot start, or when a step does not end as it should."""
     console = Console(highlight=False, soft_wrap=True)
     keys = {"robotics-ai": f"demo-{secrets.token_hex(16)}", "meridian-direct": f"demo-{secrets.token_hex(16)}"}
     environ = {"DEMO_ROBOTICS_KEY": keys["robotics-ai"], "DEMO_MERIDIAN_KEY": keys["meridian-direct"]}
@@ -124,9 +134,9 @@ async def demo(choice: Choice, *, once: bool) -> None:
         snapshot = compile_files(read_world(world), config)
         async with running_gateway(world, config) as urls, data_plane_of(snapshot, BEFORE_MS) as before:
             console.print(f"[bold]gateway[/]  {urls['data']}   metrics {urls['admin']}/metrics   world {world}\n")
-            stage = Stage(urls["data"], before, keys, snapshot, console)
-            for number, step in enumerate(STEPS, 1):
-                await walk(stage, number, step)
+            stage = Stage(urls["data"], urls["admin"], before, config.data, keys, snapshot, console)
+            receipts = [await walk(stage, number, step) for number, step in enumerate(STEPS, 1)]
+            await prove(stage, next(receipt for receipt in receipts if receipt))
             if not once:
                 await stay(stage)
 
@@ -226,7 +236,8 @@ async def data_plane_of(snapshot: Snapshot, at_ms: int) -> AsyncIterator[str]:
         await gateway.close()
 
 
-async def walk(stage: Stage, number: int, step: Step) -> None:
+async def walk(stage: Stage, number: int, step: Step) -> str | None:
+    """Take one step and print it. Returns its receipt's place; the data plane of the past records nothing."""
     out = stage.console
     out.print(f"[bold cyan]{number}. {step.title}[/]")
     account = stage.snapshot.accounts[step.account]
@@ -237,13 +248,44 @@ async def walk(stage: Stage, number: int, step: Step) -> None:
     out.print(f"   channel    {account.given.channel}, account {account.name}")
     out.print(f"   decided    {verdict(stage.snapshot, step, origin)}")
     try:
-        region, answer = await ask(stage, step)
+        region, told, headers = await ask(stage, step)
+        served, shown = True, f"[green]answer     {told}[/]"
     except openai.APIStatusError as error:
-        out.print("   processed  nowhere: nothing was sent upstream")
-        out.print(f"   [red]error      {type(error).__name__} {error.status_code}[/] {error.response.text.strip()}\n")
-        return
+        region, headers = "nowhere: nothing was sent upstream", error.response.headers
+        served = False
+        shown = f"[red]error      {type(error).__name__} {error.status_code}[/] {error.response.text.strip()}"
     out.print(f"   processed  {region}")
-    out.print(f"   [green]answer     {answer}[/]\n")
+    receipt: str | None = headers.get("x-entrepot-receipt")
+    out.print(f"   recorded   {receipt or 'not here: this is the past, tried out'}")
+    out.print(f"   {shown}\n")
+    if served is not step.served:
+        raise Error(Code.INTERNAL, f"step {number} ended otherwise than it should")
+    return receipt
+
+
+async def prove(stage: Stage, place: str) -> None:
+    """Fetch a receipt and check it as an outsider would: with the public key, without the gateway."""
+    deadline = time.monotonic() + RECEIPT_S
+    request = f"{stage.admin_url}/receipts/{place}"
+    while (receipt := await asyncio.to_thread(fetched, request)) is None:
+        if time.monotonic() > deadline:
+            raise Error(Code.INTERNAL, f"no checkpoint covers `{place}` in time")
+        await asyncio.sleep(0.2)
+    file = stage.data / "receipt"
+    file.write_bytes(receipt)
+    (key,) = (stage.data / "keys").glob("*.vkey")
+    stage.console.print(f"[bold cyan]An outsider checks the first receipt[/]\n   receipt    {request}")
+    stage.console.print(f"   key        {key.read_text(encoding='utf-8').strip()}")
+    stage.console.print(f"   [green]{prove_receipt(file, find_key(str(key)))[0]}[/]\n")
+
+
+def fetched(url: str) -> bytes | None:
+    """What the gateway's own admin listener answers; None while it is not there."""
+    try:
+        with urlopen(url, timeout=5) as answer:  # noqa: S310 - a URL that the gateway printed
+            return bytes(answer.read())
+    except HTTPError:
+        return None
 
 
 def verdict(snapshot: Snapshot, step: Step, origin: Origin) -> str:
@@ -256,20 +298,21 @@ def verdict(snapshot: Snapshot, step: Step, origin: Origin) -> str:
     return f"{'permit' if decision.permit else 'refuse'} by {', '.join(decision.rules) or 'no rule'} at {at}"
 
 
-async def ask(stage: Stage, step: Step) -> tuple[str, str]:
-    """The region that the answer names, and its text. Raises what the SDK raises."""
+async def ask(stage: Stage, step: Step) -> tuple[str, str, Mapping[str, str]]:
+    """The region that the answer names, its text, its headers. Raises what the SDK raises."""
     async with client_for(stage, step) as client:
         completions = client.chat.completions.with_raw_response
         messages: list[Any] = [{"role": "user", "content": QUESTION}]
         if not step.stream:
             raw = await completions.create(model="assistant", messages=messages, temperature=0, max_tokens=120)
             answer = raw.parse().choices[0].message.content or ""
-            return raw.headers.get("x-ms-region", ""), answer.strip()
+            return raw.headers.get("x-ms-region", ""), answer.strip(), raw.headers
         streamed = await completions.create(
             model="assistant", messages=messages, temperature=0, max_tokens=120, stream=True
         )
         pieces = [chunk.choices[0].delta.content or "" async for chunk in streamed.parse() if chunk.choices]
-        return f"{streamed.headers.get('x-ms-region', '')} (in {len(pieces)} pieces)", "".join(pieces).strip()
+        region = f"{streamed.headers.get('x-ms-region', '')} (in {len(pieces)} pieces)"
+        return region, "".join(pieces).strip(), streamed.headers
 
 
 def client_for(stage: Stage, step: Step) -> openai.AsyncOpenAI:
