@@ -21,14 +21,14 @@ from entrepot.ledger.files import Files
 from entrepot.ledger.keys import find_signer
 from entrepot.ledger.log import Batch, Places
 from entrepot.ledger.receipt import receipt_of
-from entrepot.ledger.verify import ADMITTED
+from entrepot.ledger.verify import ADMITTED, OUTCOME
 from entrepot.ledger.writer import Writer, open_writer, wall_clock_ms
 
 CHECKPOINT_S = 1.0
 OUTCOME_S = 0.05
-# Under load a write is begun at most this often: what comes meanwhile shares its cost. With few callers at once there
-# is nothing to share, and a write begins when the one before is done.
-PACE_S = 0.002
+# With several callers at once a write waits this long after the one before began, so that more share its cost; but not
+# when more calls wait for it than are under way behind it: then there is nobody left to wait for.
+PACE_S = 0.005
 CROWD = 4
 RETRY_S = 0.2
 
@@ -81,7 +81,10 @@ class Ledger:
         self._called = False  # `_send` is due in this turn of the loop
         self._timed = False  # a timer will send what waits
         self._overdue = False  # the timer went off while a batch was with the thread
+        self._paced: asyncio.TimerHandle | None = None  # `_send` is due when the pace allows it
         self._sent_s = 0.0
+        self._waiting = 0  # decisions that wait for the next write
+        self._under_way = 0  # admitted calls that have no outcome yet
         self._since_ms = 0
         self._refused = 0
         self._idle = asyncio.Event()
@@ -132,10 +135,9 @@ class Ledger:
         assert loop is not None, "the ledger is not started"
         waiter: Waiter = loop.create_future()
         self._pending.add(entry, private, waiter)
-        if not (self._writing or self._called):
-            # At the end of this turn, so that everything that the turn brings goes together.
-            self._called = True
-            loop.call_soon(self._send)
+        self._waiting += 1
+        if not self._writing and (not self._called if self._paced is None else self._waiting > self._under_way):
+            self._soon()
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -149,6 +151,8 @@ class Ledger:
         Never lost while the process lives: what cannot be written now is kept until it can be.
         """
         self._pending.add(entry, None, None)
+        if entry.startswith(OUTCOME):
+            self._under_way -= 1
         if not (self._timed or self._writing or self._called):
             self._time()
 
@@ -183,15 +187,26 @@ class Ledger:
         self._overdue = self._writing
         self._send()
 
+    def _soon(self) -> None:
+        """Send at the end of this turn of the loop, so that everything that the turn brings goes together."""
+        assert self._loop is not None, "the ledger is not started"
+        self._called = True
+        if self._paced is not None:
+            self._paced.cancel()
+            self._paced = None
+        self._loop.call_soon(self._send)
+
     def _send(self) -> None:
         """Hand what waits to the thread, unless it is at work or the disk is known to fail."""
         self._called = False
+        self._paced = None
         if self._writing or self.problem is not None or not self._pending.entries:
             return
         self._hand_over()
 
     def _hand_over(self) -> None:
         batch, self._pending = self._pending, _Pending()
+        self._waiting = 0
         self._writing = True
         self._sent_s = time.monotonic()
         self._jobs.put(batch)
@@ -220,6 +235,7 @@ class Ledger:
             if waiter is None:
                 continue
             place = Place(origin, index)
+            self._under_way += batch.entries[index - first].startswith(ADMITTED)
             if not waiter.done():
                 waiter.set_result(place)
             else:
@@ -235,17 +251,17 @@ class Ledger:
     def _next(self, crowd: int) -> None:
         """Something waits, and the thread has nothing to do; `crowd` decisions were in its last batch."""
         assert self._loop is not None
-        if not self._overdue and not any(self._pending.waiters):
+        if not (self._overdue or self._waiting):
             if not self._timed:
                 self._time()
             return
         self._overdue = False
-        self._called = True
-        rest_s = self._sent_s + PACE_S - self._loop.time()
-        if crowd >= CROWD and rest_s > 0:
-            self._loop.call_later(rest_s, self._send)
+        rest_s = self._sent_s + PACE_S - time.monotonic()
+        if crowd >= CROWD and self._waiting <= self._under_way and rest_s > 0:
+            self._called = True
+            self._paced = self._loop.call_later(rest_s, self._send)
         else:
-            self._loop.call_soon(self._send)
+            self._soon()
 
     def _fail(self, batch: _Pending, failure: Exception) -> None:
         """Refuse every decision that waits, keep everything else, try again soon."""
@@ -256,6 +272,7 @@ class Ledger:
             log.error("the ledger cannot be written", extra={"fields": {"problem": str(failure)}}, exc_info=failure)
         self.problem = f"the ledger cannot be written: {failure}"
         waiting, self._pending = self._pending, _Pending()
+        self._waiting = 0
         for part in (batch, waiting):
             for entry, private, waiter in zip(part.entries, part.privates, part.waiters, strict=True):
                 if waiter is None:
