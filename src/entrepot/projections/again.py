@@ -5,6 +5,7 @@ Facts repeat, so what a part of an entry means to the release is worked out once
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -12,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from entrepot.ledger import entries
-from entrepot.policy import Program
+from entrepot.policy import FOREVER, Program
 from entrepot.policy.derive import Facts
 from entrepot.policy.ownership import holding
 from entrepot.policy.program import Decision
@@ -21,7 +22,7 @@ from entrepot.resources.model import UNKNOWN, Owner
 # What a refused client is told where no rule has a code of its own.
 ACCESS_DENIED = "access_denied"
 
-_REMEMBERED = 65_536
+_REMEMBERED = 16_384
 
 Part = TypeVar("Part")
 
@@ -80,7 +81,6 @@ class Again:
         self._clients: dict[bytes, int] = {}
         self._origins: dict[bytes, int] = {}
         self._candidates: dict[bytes, Candidate] = {}
-        self._segment = (0, 0, 0)
 
     def decide(self, entry: Recorded) -> list[tuple[Candidate, Decision]]:
         """Each candidate as recorded, and what the release decides on it at the recorded instant."""
@@ -88,11 +88,17 @@ class Again:
             self._of(self._clients, entry.client, self._client)
             & self._of(self._origins, entry.origin, self._origin)
             & self.program.of("operation", entry.operation)
-            & self._in_force(entry.at_ms)
+            & self.program.segment(entry.at_ms)[0]
         )
         decide = self.program.decide
         found = [self._of(self._candidates, each, self._candidate) for each in entry.candidates]
         return [(each, decide(mask & each.mask)) for each in found]
+
+    def period(self, at_ms: int) -> tuple[int, int]:
+        """The time around an instant in which the same rules are in force, half-open."""
+        cuts = self.program.times.cuts
+        index = bisect_right(cuts, at_ms)
+        return cuts[index - 1] if index else 0, cuts[index] if index < len(cuts) else FOREVER
 
     @staticmethod
     def _of(known: dict[bytes, Part], raw: Raw, read: Callable[[bytes], Part]) -> Part:
@@ -103,13 +109,6 @@ class Again:
                 known.clear()
             found = known[data] = read(data)
         return found
-
-    def _in_force(self, at_ms: int) -> int:
-        since_ms, until_ms, mask = self._segment
-        if not since_ms <= at_ms < until_ms:
-            mask, until_ms = self.program.segment(at_ms)
-            self._segment = (at_ms, until_ms, mask)
-        return mask
 
     def _client(self, data: bytes) -> int:
         client = _client(data)

@@ -6,18 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Raw
 
 from entrepot.ledger.entries import Refusals as Aggregated
 from entrepot.ledger.read import Read
 from entrepot.ledger.verify import REFUSED
+from entrepot.projections.parts import REMEMBERED, Key, split
 from entrepot.projections.window import ALWAYS, Window, day_of
 
 DIMENSIONS = ("account", "rule", "code", "territory", "day")
 AGGREGATED = b'{"refusals":{'
 NO_PERMIT = "(no rule permits it)"
-
-_REMEMBERED = 65_536
 
 
 class Cell(NamedTuple):
@@ -47,18 +45,14 @@ class _Candidate(msgspec.Struct):
 
 
 class _Decision(msgspec.Struct):
-    at_ms: int
-    candidates: Raw
-    client: Raw
-    origin: Raw
+    candidates: tuple[_Candidate, ...]
+    client: _Client
+    origin: _Origin
     code: str = ""
 
 
 _decision = msgspec.json.Decoder(_Decision).decode
 _aggregated = msgspec.json.Decoder(Aggregated).decode
-_client = msgspec.json.Decoder(_Client).decode
-_origin = msgspec.json.Decoder(_Origin).decode
-_candidates = msgspec.json.Decoder(tuple[_Candidate, ...]).decode
 
 
 class Refusals:
@@ -67,15 +61,14 @@ class Refusals:
     def __init__(self, window: Window = ALWAYS) -> None:
         self.cells: dict[Cell, int] = {}
         self._window = window
-        self._known: dict[tuple[bytes, bytes, bytes], tuple[str, str, str]] = {}
+        self._known: dict[Key, tuple[str, str, str, str]] = {}
 
     def take(self, read: Read) -> None:
         """Raises msgspec.DecodeError for a refusal that is none."""
         entry = read.entry
         if entry.startswith(REFUSED):
-            decision = _decision(entry[12:-1])
-            account, rule, territory = self._about(decision)
-            self._count(Cell(account, rule, decision.code, territory, day_of(decision.at_ms)), decision.at_ms, 1)
+            at_ms, key = split(entry)
+            self._count(Cell(*self._about(key, entry), day_of(at_ms)), at_ms, 1)
         elif entry.startswith(AGGREGATED):
             many = _aggregated(entry[len(AGGREGATED) - 1 : -1])
             self._count(
@@ -86,14 +79,14 @@ class Refusals:
         if at_ms in self._window:
             self.cells[cell] = self.cells.get(cell, 0) + number
 
-    def _about(self, decision: _Decision) -> tuple[str, str, str]:
-        key = bytes(decision.client), bytes(decision.candidates), bytes(decision.origin)
+    def _about(self, key: Key, entry: bytes) -> tuple[str, str, str, str]:
         found = self._known.get(key)
         if found is None:
-            if len(self._known) >= _REMEMBERED:
+            if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            rule = refusing((one.permit, one.rules) for one in _candidates(decision.candidates))
-            found = _client(decision.client).account, rule, _origin(decision.origin).territory
+            decision = _decision(entry[12:-1])
+            rule = refusing((one.permit, one.rules) for one in decision.candidates)
+            found = decision.client.account, rule, decision.code, decision.origin.territory
             self._known[key] = found
         return found
 

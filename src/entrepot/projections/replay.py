@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from entrepot.ledger.entries import Release
 from entrepot.ledger.read import Read
-from entrepot.ledger.verify import ADMITTED, REFUSED
 from entrepot.policy import PolicyInvalid, Program, parse
 from entrepot.policy import compile as compile_packs
 from entrepot.policy.program import Decision
 from entrepot.projections.again import ACCESS_DENIED, Again, Candidate, Recorded, recorded
 from entrepot.projections.follow import Logs
-from entrepot.projections.refusals import refusing
+from entrepot.projections.parts import REMEMBERED, Key, is_decision, split
+from entrepot.projections.refusals import NO_PERMIT, refusing
 from entrepot.projections.window import ALWAYS, Window, day_of
 from entrepot.resources.model import PackSource
 
@@ -55,6 +55,23 @@ class Finding(msgspec.Struct, frozen=True):
         return f"`{self.entry}`{where}: recorded as {self.recorded}, but its release decides {self.again}"
 
 
+class _Flip(NamedTuple):
+    direction: Direction
+    account: str
+    rule: str
+
+
+class _Verdict(NamedTuple):
+    """What comes out for equal calls, while the same rules are in force."""
+
+    since_ms: int
+    until_ms: int
+    release: str
+    differs: bool
+    otherwise: bool
+    flip: _Flip | None
+
+
 class Replay:
     """`decided` counts the decisions taken again, `otherwise` those that something else than the policy refused.
 
@@ -69,31 +86,48 @@ class Replay:
         self.findings: list[Finding] = []
         self.flips: dict[tuple[str, str, str, str], Flip] = {}
         self._window = window
+        self._verdicts: dict[Key, _Verdict] = {}
         self._own = {name: Again(own) for name, own in releases.items()}
         self._new = Again(program)
 
     def take(self, read: Read) -> None:
         """Raises msgspec.DecodeError for a decision that is none."""
-        entry = read.entry
-        if not entry.startswith((ADMITTED, REFUSED)):
+        if not is_decision(read.entry):
             return
-        past = recorded(entry[12:-1])
-        if past.at_ms not in self._window:
+        at_ms, key = split(read.entry)
+        if at_ms not in self._window:
             return
+        verdict = self._verdicts.get(key)
+        if verdict is None or not verdict.since_ms <= at_ms < verdict.until_ms:
+            if len(self._verdicts) >= REMEMBERED:
+                self._verdicts.clear()
+            verdict = self._verdicts[key] = self._judge(read)
         self.decided += 1
-        self.releases[past.release] += 1
-        own = self._own.get(past.release)
+        self.releases[verdict.release] += 1
+        self.otherwise += verdict.otherwise
+        if verdict.flip is not None:
+            self._flip(verdict.flip, f"{read.origin}/{read.number}", day_of(at_ms))
+        if verdict.differs:
+            self.different += 1
+            if len(self.findings) < KEPT:
+                past = recorded(read.entry[12:-1])
+                self.findings += _differences(
+                    f"{read.origin}/{read.number}", past, self._own[past.release].decide(past)
+                )
+
+    def _judge(self, read: Read) -> _Verdict:
+        past = recorded(read.entry[12:-1])
+        own, differs = self._own.get(past.release), False
+        since_ms, until_ms = self._new.period(past.at_ms)
         if own is not None:
-            was = own.decide(past)
-            if not _agrees(past, was):
-                self.different += 1
-                if len(self.findings) < KEPT:
-                    self.findings += _differences(f"{read.origin}/{read.number}", past, was)
+            differs = not _agrees(past, own.decide(past))
+            own_since_ms, own_until_ms = own.period(past.at_ms)
+            since_ms, until_ms = max(since_ms, own_since_ms), min(until_ms, own_until_ms)
         now = self._new.decide(past)
-        if any(each.permit != again.permit for each, again in now):
-            self._flip(read, past, now)
-        elif not past.admitted and any(each.permit for each, _ in now):
-            self.otherwise += 1
+        # What something else than the policy refused stays refused, whatever the policy says.
+        otherwise = not past.admitted and any(each.permit for each, _ in now)
+        flip = None if otherwise else _flip(_account(past.client).account, now)
+        return _Verdict(since_ms, until_ms, past.release, differs, otherwise, flip)
 
     def problems(self) -> list[str]:
         return [
@@ -105,28 +139,29 @@ class Replay:
     def sorted_flips(self) -> list[Flip]:
         return [flip for _, flip in sorted(self.flips.items())]
 
-    def _flip(self, read: Read, past: Recorded, now: Sequence[tuple[Candidate, Decision]]) -> None:
-        before, after = any(each.permit for each, _ in now), any(again.permit for _, again in now)
-        if before and not past.admitted:
-            self.otherwise += 1  # whatever refused it stands
-            return
-        if before and after:
-            direction: Direction = "other targets"
-            changed = [(each, again) for each, again in now if each.permit != again.permit]
-            rules = {rule for each, again in changed for rule in (again.rules if each.permit else each.rules)}
-            rule = ", ".join(sorted(rules))
-        elif before:
-            direction, rule = "allow to refuse", refusing((again.permit, again.rules) for _, again in now)
-        else:
-            direction, rule = "refuse to allow", refusing((each.permit, each.rules) for each, _ in now)
-        account, day = _account(past.client).account, day_of(past.at_ms)
-        key = direction, account, rule, day
+    def _flip(self, about: _Flip, place: str, day: str) -> None:
+        key = (*about, day)
         flip = self.flips.get(key)
         if flip is None:
-            flip = self.flips[key] = Flip(direction, account, rule, day)
+            flip = self.flips[key] = Flip(*about, day)
         flip.calls += 1
         if len(flip.examples) < EXAMPLES:
-            flip.examples.append(f"{read.origin}/{read.number}")
+            flip.examples.append(place)
+
+
+def _flip(account: str, now: Sequence[tuple[Candidate, Decision]]) -> _Flip | None:
+    before, after = any(each.permit for each, _ in now), any(again.permit for _, again in now)
+    if before and after:
+        changed = [(each, again) for each, again in now if each.permit != again.permit]
+        rules = {
+            rule for each, again in changed for rule in (again.rules if each.permit else each.rules) or (NO_PERMIT,)
+        }
+        return _Flip("other targets", account, ", ".join(sorted(rules))) if changed else None
+    if before:
+        return _Flip("allow to refuse", account, refusing((again.permit, again.rules) for _, again in now))
+    if after:
+        return _Flip("refuse to allow", account, refusing((each.permit, each.rules) for each, _ in now))
+    return None
 
 
 class _Client(msgspec.Struct):

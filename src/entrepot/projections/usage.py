@@ -9,20 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, UnsetType
 
 from entrepot.ledger import entries
 from entrepot.ledger.entries import Leg, Outcome
 from entrepot.ledger.read import Read
 from entrepot.ledger.verify import ADMITTED
+from entrepot.projections.parts import REMEMBERED, Key, split
 from entrepot.projections.prices import Prices, cost
 from entrepot.projections.window import ALWAYS, Window, day_of
 from entrepot.resources.model import UNKNOWN
 
 DIMENSIONS = ("account", "deployment", "model", "region", "day")
 OUTCOME = b'{"outcome":{'
-
-_REMEMBERED = 65_536
 
 
 class Cell(NamedTuple):
@@ -112,17 +111,13 @@ class _Candidate(msgspec.Struct):
 
 
 class _Decision(msgspec.Struct):
-    at_ms: int
-    candidates: Raw
-    client: Raw
-    deployment: Raw
+    candidates: tuple[_Candidate, ...]
+    client: _Client
+    deployment: _Deployment
 
 
 _decision = msgspec.json.Decoder(_Decision).decode
 _outcome = msgspec.json.Decoder(Outcome).decode
-_client = msgspec.json.Decoder(_Client).decode
-_deployment = msgspec.json.Decoder(_Deployment).decode
-_candidates = msgspec.json.Decoder(tuple[_Candidate, ...]).decode
 
 
 class Usage:
@@ -140,7 +135,7 @@ class Usage:
         self._window = window
         self._waiting: dict[str, tuple[int, _Subject]] = {}
         self._early: dict[str, list[Outcome]] = {}
-        self._subjects: dict[tuple[bytes, bytes, bytes], _Subject] = {}
+        self._subjects: dict[Key, _Subject] = {}
 
     def take(self, read: Read) -> None:
         """Raises msgspec.DecodeError for a decision or outcome that is none."""
@@ -153,8 +148,8 @@ class Usage:
             else:
                 self._book(*waiting, outcome)
         elif entry.startswith(ADMITTED):
-            decision = _decision(entry[12:-1])
-            place, about = f"{read.origin}/{read.number}", (decision.at_ms, self._subject(decision))
+            at_ms, key = split(entry)
+            place, about = f"{read.origin}/{read.number}", (at_ms, self._subject(key, entry))
             early = self._early.get(place)
             if early is None:
                 self._waiting[place] = about
@@ -173,15 +168,15 @@ class Usage:
                 self.without_outcome.append(place)
         self.without_decision += [place for place, early in self._early.items() for _ in early]
 
-    def _subject(self, decision: _Decision) -> _Subject:
-        key = bytes(decision.client), bytes(decision.deployment), bytes(decision.candidates)
+    def _subject(self, key: Key, entry: bytes) -> _Subject:
         found = self._subjects.get(key)
         if found is None:
-            if len(self._subjects) >= _REMEMBERED:
+            if len(self._subjects) >= REMEMBERED:
                 self._subjects.clear()
-            given = _deployment(decision.deployment)
-            regions = {one.upstream: one.facts.region for one in _candidates(decision.candidates)}
-            found = _Subject(_client(decision.client).account, given.name, given.model, given.version, regions)
+            decision = _decision(entry[12:-1])
+            given = decision.deployment
+            regions = {one.upstream: one.facts.region for one in decision.candidates}
+            found = _Subject(decision.client.account, given.name, given.model, given.version, regions)
             self._subjects[key] = found
         return found
 
