@@ -17,7 +17,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ENABLED = os.environ.get("ENTREPOT_COMPILE") == "1"
 HOT = (
     *("gateway/admit", "gateway/call", "gateway/dispatch", "gateway/heads", "gateway/health", "gateway/ids"),
-    *("gateway/relay", "gateway/routes", "gateway/serve", "gateway/settle", "gateway/upstreams"),
+    *("gateway/journal", "gateway/records", "gateway/relay", "gateway/routes", "gateway/serve", "gateway/settle"),
+    *("gateway/upstreams",),
     *("http1/client", "http1/clock", "http1/connection", "http1/exchange", "http1/head", "http1/message"),
     *("http1/response", "http1/run", "http1/server", "http1/upstream"),
     *("origin/resolve", "policy/program", "snapshot"),
@@ -30,7 +31,16 @@ class CompileHook(BuildHookInterface[Any]):
 
     def dependencies(self) -> list[str]:
         # mypy looks into what is imported; its own version is that of uv.lock.
-        imported = ["httptools", "iptocc", "maxminddb", "msgspec", "prometheus-client", "uvloop"]
+        imported = [
+            "cryptography",
+            "httptools",
+            "iptocc",
+            "maxminddb",
+            "msgspec",
+            "prometheus-client",
+            "tomli",
+            "uvloop",
+        ]
         return [*imported, "mypy==2.4.1", "setuptools"] if ENABLED else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -173,7 +173,7 @@ def distribution_python() -> str:
 def install_entrepot() -> None:
     """The wheel as it is released, hot modules compiled, in an environment of its own."""
     uv = find_uv()
-    source = sorted((HERE.parent / "src").rglob("*.py"))
+    source = [*sorted((HERE.parent / "src").rglob("*.py")), HERE.parent / "hatch_build.py"]
     python = distribution_python()
     parts = [python.encode(), *(path.read_bytes() for path in [*source, HERE.parent / "uv.lock"])]
     digest = hashlib.sha256(b"".join(parts)).hexdigest()
