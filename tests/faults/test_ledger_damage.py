@@ -185,7 +185,7 @@ def forge(data: Path) -> None:
     replace(data)
     entries = [r.entry for r in entries_of(data / "ledger" / LOG)]
     tree = Tree()
-    tree.extend(map(leaf_hash, entries))
+    tree.extend([leaf_hash(entry) for entry in entries])
     other: Signer = find_signer(data / "elsewhere", NAME, Files())
     note = other.sign(str(Checkpoint(ORIGIN, tree.size, tree.root())))
     (data / "ledger" / LOG / "checkpoint").write_bytes(note)

@@ -72,8 +72,8 @@ class Log:
     `ended` is the log that goes on from here, once the entry that says so is durable.
     """
 
-    def __init__(self, files: Files, places: Places, signer: Signer, origin: str, first: int) -> None:
-        """Of a log's folder whose last segment begins with entry `first`; `read_in` gives it what stands there."""
+    def __init__(self, files: Files, places: Places, signer: Signer, origin: str) -> None:
+        """Of a log's folder; `read_in` gives it what stands there, then `resume` lets it append."""
         self.origin = origin
         self.folder = places.log(origin)
         self.growth = Growth()
@@ -81,7 +81,7 @@ class Log:
         self.signed = Checkpoint(origin, 0, self.growth.root())
         self.ended: str | None = None
         self.segment_bytes = SEGMENT_BYTES
-        self._first = first
+        self._first = 0
         self._files = files
         self._places = places
         self._signer = signer
@@ -103,8 +103,9 @@ class Log:
             self._derived.add(self.growth.extend(hashes), offsets)
         self._follow(index, entries)
 
-    def resume(self, end: int, private_end: int) -> None:
-        """Append from here on: the ends of the last segment and of its side file. Raises OSError."""
+    def resume(self, first: int, end: int, private_end: int) -> None:
+        """Append from here on: first entry and end of the last segment, end of its side file. Raises OSError."""
+        self._first = first
         self._segment = Store(self._files, self.folder / segment_name(self._first), end)
         self._private = Store(self._files, private_file(self.folder, self._first), private_end)
 
@@ -228,7 +229,7 @@ class Log:
             self._begin_segment()
         else:
             # Nothing was acknowledged in that segment: the new file takes its place.
-            self.resume(len(header(self.origin, self._first)), 0)
+            self.resume(self._first, len(header(self.origin, self._first)), 0)
         self._torn = False
         segment.close()
         private.close()

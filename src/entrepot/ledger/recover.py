@@ -54,31 +54,32 @@ def recover(files: Files, places: Places, signer: Signer, origin: str) -> Log:
     """The log as it was acknowledged, ready to be appended to. Raises LedgerRefused, or OSError."""
     folder = places.log(origin)
     signed = _signed(folder, signer, origin)
-    segments = _segments(folder, origin, signed.size)
-    size = segments[-1].first + len(segments[-1].spans)
-    if size < signed.size:
-        raise LedgerRefused(
-            f"the log `{origin}` holds {size} entries, but its last checkpoint signs {signed.size}: entries that were"
-            f" acknowledged are gone. The disk lost them, an old copy was restored, or they were removed; {WHAT_NOW}"
-        )
-    last = segments[-1]
-    if not is_blank(last.data, last.end) and batch_begins(last.data, last.end + 1):
-        # A batch is only begun when the one before it is durable, so this is no torn write: it was damaged later.
-        raise LedgerRefused(
-            f"entry {size} of the log `{origin}` is damaged (`{last.path.name}`, byte {last.end}), and later entries"
-            f" stand behind it: it was acknowledged and then changed; {WHAT_NOW}"
-        )
-    log = Log(files, places, signer, origin, last.first)
+    log = Log(files, places, signer, origin)
     try:
-        for segment in segments:
-            _read_in(log, segment, signed)
+        last = _read(log, folder, signed)
+        _refuse_what_is_gone(log, last, signed)
         _make_durable(files, places, origin, last, signed)
-        log.resume(last.end, _clean(files, folder, last.first, size))
+        log.resume(last.first, last.end, _clean(files, folder, last.first, log.size))
     except BaseException:
         log.abandon()
         raise
     log.signed = signed
     return log
+
+
+def _refuse_what_is_gone(log: Log, last: _Segment, signed: Checkpoint) -> None:
+    if log.size < signed.size:
+        raise LedgerRefused(
+            f"the log `{log.origin}` holds {log.size} entries, but its last checkpoint signs {signed.size}: entries"
+            " that were acknowledged are gone. The disk lost them, an old copy was restored, or they were removed;"
+            f" {WHAT_NOW}"
+        )
+    if not is_blank(last.data, last.end) and batch_begins(last.data, last.end + 1):
+        # A batch is only begun when the one before it is durable: this is no torn write, it was damaged later.
+        raise LedgerRefused(
+            f"entry {log.size} of the log `{log.origin}` is damaged (`{last.path.name}`, byte {last.end}), and later"
+            f" entries stand behind it: it was acknowledged and then changed; {WHAT_NOW}"
+        )
 
 
 def _signed(folder: Path, signer: Signer, origin: str) -> Checkpoint:
@@ -96,31 +97,35 @@ def _signed(folder: Path, signer: Signer, origin: str) -> Checkpoint:
     return signed
 
 
-def _segments(folder: Path, origin: str, signed: int) -> list[_Segment]:
-    """All of them, whole but for the end of the last."""
-    found: list[_Segment] = []
-    size = 0
+def _read(log: Log, folder: Path, signed: Checkpoint) -> _Segment:
+    """Every entry into the log, one segment after the other; the last segment, whose end may be torn."""
+    last: _Segment | None = None
     for path in sorted(folder.glob(SEGMENT)):
-        data = _map(path)
-        try:
-            named, first, start = read_header(data)
-        except (Unproved, ValueError):
-            raise LedgerRefused(f"the header of `{path}` is damaged; {WHAT_NOW}") from None
-        if (named, segment_name(first)) != (origin, path.name):
-            raise LedgerRefused(f"`{path}` holds entries from {first} on of the log `{named}`; {WHAT_NOW}")
-        if first != size:
-            raise LedgerRefused(
-                f"entry {size} of the log `{origin}` is missing or damaged: `{path.name}` goes on with entry {first};"
-                f" {WHAT_NOW}"
-            )
-        if found and not is_blank(found[-1].data, found[-1].end):
-            raise LedgerRefused(f"`{found[-1].path}` is damaged at byte {found[-1].end}; {WHAT_NOW}")
-        spans, end = walk(data, start, signed - first)  # of what is signed the root is checked
-        found.append(_Segment(path, first, data, spans, end))
-        size = first + len(spans)
-    if not found:
-        raise LedgerRefused(f"the log `{origin}` has no segments; {WHAT_NOW}")
-    return found
+        if last is not None and not is_blank(last.data, last.end):
+            raise LedgerRefused(f"`{last.path}` is damaged at byte {last.end}; {WHAT_NOW}")
+        last = _segment(path, log, signed)
+        _read_in(log, last, signed)
+    if last is None:
+        raise LedgerRefused(f"the log `{log.origin}` has no segments; {WHAT_NOW}")
+    return last
+
+
+def _segment(path: Path, log: Log, signed: Checkpoint) -> _Segment:
+    """The one that goes on where the log stands."""
+    data = _map(path)
+    try:
+        named, first, start = read_header(data)
+    except (Unproved, ValueError):
+        raise LedgerRefused(f"the header of `{path}` is damaged; {WHAT_NOW}") from None
+    if (named, segment_name(first)) != (log.origin, path.name):
+        raise LedgerRefused(f"`{path}` holds entries from {first} on of the log `{named}`; {WHAT_NOW}")
+    if first != log.size:
+        raise LedgerRefused(
+            f"entry {log.size} of the log `{log.origin}` is missing or damaged: `{path.name}` goes on with entry"
+            f" {first}; {WHAT_NOW}"
+        )
+    spans, end = walk(data, start, signed.size - first)  # what is signed is checked as it is read in
+    return _Segment(path, first, data, spans, end)
 
 
 def batch_begins(data: Bytes, offset: int) -> bool:
@@ -140,7 +145,7 @@ def _map(path: Path) -> Bytes:
 
 def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
     """A few thousand entries at a time, halting where the checkpoint's root is to be compared."""
-    data, spans = segment.data, segment.spans
+    data, spans, checksum = segment.data, segment.spans, CHECKSUM.unpack_from
     cuts = {*range(0, len(spans), _AT_ONCE), len(spans)}
     if 0 <= signed.size - segment.first <= len(spans):
         cuts.add(signed.size - segment.first)
@@ -148,11 +153,11 @@ def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
         part = spans[start:stop]
         entries = [data[a:b] for a, b in part]
         hashes = [sha256(b"\x00" + entry).digest() for entry in entries]
-        at = _first_changed(data, part, entries)
-        if at is not None:
-            raise LedgerRefused(f"`{segment.path}` was changed at byte {at}; {WHAT_NOW}")
+        offsets = [a - FRAME.size for a, _ in part]
+        if [*map(crc32, entries, offsets)] != [checksum(data, offset + 7)[0] for offset in offsets]:
+            raise LedgerRefused(f"a checksum in `{segment.path}` was changed, behind byte {offsets[0]}; {WHAT_NOW}")
         try:
-            log.read_in(entries, hashes, [a - FRAME.size for a, _ in part])
+            log.read_in(entries, hashes, offsets)
         except ValueError as wrong:
             raise LedgerRefused(f"an entry of the log `{signed.origin}` is damaged: {wrong}; {WHAT_NOW}") from wrong
         if log.size == signed.size and log.growth.root() != signed.root:
@@ -160,15 +165,6 @@ def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
                 f"the first {signed.size} entries of the log `{signed.origin}` do not have the root that was signed:"
                 f" an entry was changed, replaced or put in another order; {WHAT_NOW}"
             )
-
-
-def _first_changed(data: Bytes, spans: list[tuple[int, int]], entries: list[bytes]) -> int | None:
-    """Where the first frame begins whose checksum does not fit."""
-    checksum, head = CHECKSUM.unpack_from, FRAME.size
-    for (start, _), entry in zip(spans, entries, strict=True):
-        if (crc32(entry, start - head),) != checksum(data, start - 5):
-            return start - head
-    return None
 
 
 def _make_durable(files: Files, places: Places, origin: str, last: _Segment, signed: Checkpoint) -> None:

@@ -54,16 +54,23 @@ class Tree:
         self.size = 0
         self.edge: list[bytes] = []
 
-    def extend(self, hashes: Iterable[bytes]) -> None:
-        """Add leaves by their hashes."""
-        size, edge = self.size, self.edge
-        for one in hashes:
-            node, bits = one, size
+    def extend(self, hashes: Sequence[bytes]) -> None:
+        """Add leaves by their hashes; where 256 make up a full subtree, level by level, which is quicker."""
+        at, size, edge = 0, self.size, self.edge
+        while at < len(hashes):
+            node, step = hashes[at], 1
+            if size & 255 == 0 and len(hashes) - at >= 256:
+                nodes, step = hashes[at : at + 256], 256
+                while len(nodes) > 1:
+                    nodes = [sha256(b"\x01" + a + b).digest() for a, b in zip(nodes[::2], nodes[1::2], strict=True)]
+                node = nodes[0]
+            bits = size // step
             while bits & 1:
                 node = sha256(b"\x01" + edge.pop() + node).digest()
                 bits >>= 1
             edge.append(node)
-            size += 1
+            size += step
+            at += step
         self.size = size
 
     def root(self) -> bytes:
@@ -96,11 +103,8 @@ def check_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes], r
         raise Unproved("the entry and its proof do not lead to the root that was signed")
 
 
-# Notes: C2SP signed-note, tlog-checkpoint, tlog-proof.
-
-
 class Key(NamedTuple):
-    """A verifier key: `name+hash+base64`, the hash in eight hexadecimal digits."""
+    """A verifier key of C2SP signed-note: `name+hash+base64`, the hash in eight hexadecimal digits."""
 
     name: str
     id: bytes
@@ -419,9 +423,7 @@ class Verification:
         wanted = {signed.size: ("the checkpoint", signed)}
         if self._since is not None and self._since.origin == signed.origin:
             if self._since.size > signed.size:
-                report.failures.append(
-                    f"it was cut back: {signed.size} entries are signed, {self._since.size} were before"
-                )
+                report.failures.append(f"it was cut back: {signed.size} entries are signed, {self._since.size} were")
             wanted[self._since.size] = ("the earlier checkpoint", self._since)
         self._read(folder, report, sorted(wanted))
         for size, (what, checkpoint) in wanted.items():
@@ -537,12 +539,11 @@ def summary(ledger: Verification) -> Iterator[str]:
     """What was proved, in plain words."""
     calls = ledger.calls
     for report in ledger.reports.values():
-        if report.failures or report.checkpoint is None:
-            continue
-        after = report.tree.size - report.checkpoint.size
-        tail = f"; {after} more are not signed yet" if after else ""
-        end = "" if report.ended is None else ", its end"
-        yield f"{report.checkpoint.origin}: proved complete up to entry {report.checkpoint.size - 1}{end}{tail}"
+        if report.checkpoint is not None and not report.failures:
+            after = report.tree.size - report.checkpoint.size
+            tail = f"; {after} more are not signed yet" if after else ""
+            end = "" if report.ended is None else ", its end"
+            yield f"{report.checkpoint.origin}: proved complete up to entry {report.checkpoint.size - 1}{end}{tail}"
     yield f"{calls.decisions} admitted calls, {calls.refusals} refused, {calls.outcomes} outcomes"
     if waiting := ledger.open_calls():
         yield f"{waiting} admitted calls have no outcome yet (in progress, or the process ended; not a failure)"
