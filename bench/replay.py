@@ -29,7 +29,7 @@ from entrepot.policy import compile as compile_packs
 from entrepot.policy.ownership import holding
 from entrepot.projections.check import check
 from entrepot.projections.follow import Logs
-from entrepot.projections.replay import Replay, releases_of
+from entrepot.projections.replay import Replay
 from entrepot.projections.usage import Usage
 from entrepot.resources.model import Owner
 
@@ -167,16 +167,11 @@ def main() -> None:
         timed("reading alone", logs, lambda _: None)
         usage = Usage()
         timed("usage", logs, usage.take)
-        started = time.process_time()
-        releases, problems = releases_of(logs)
-        print(f"{'finding releases':24} {time.process_time() - started:.2f} s")
-        replay = Replay(
-            releases,
-            compile_packs(parse([shipped(name) for name in shipped_names()][:3])),
-        )
+        replay = Replay(compile_packs(parse(packs[:3])))
         timed("replay, all entries", logs, replay.take)
         decisions = [read for read in logs if read.entry.startswith(b'{"decision')]
-        again = Replay(releases, program)
+        again = Replay(program)
+        again.learn(program)
         timed("replay, decisions alone", decisions, again.take)
         started = time.process_time()
         checked = check(logs)
@@ -185,7 +180,7 @@ def main() -> None:
         print(
             f"{replay.decided:,} decisions, {replay.different} different, {flips:,} flips, {len(again.flips)} of none"
         )
-        sys.exit(1 if problems or replay.different or checked.findings else 0)
+        sys.exit(1 if replay.problems() or replay.different or checked.findings else 0)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,8 @@ def some_calls(random: Random) -> list[Call]:
 
 
 def replayed(own: Program, new: Program, entries: list[bytes], window: Window = ALWAYS) -> Replay:
-    found = Replay({own.release: own}, new, window)
+    found = Replay(new, window)
+    found.learn(own)
     for number, entry in enumerate(entries):
         found.take(Read(ORIGIN, number, entry))
     return found
@@ -239,3 +240,18 @@ def test_the_command_finds_releases_and_tells_flips(tmp_path: Path) -> None:
     assert status == 1
     assert "of 1 decisions is not in these logs" in said
     assert "are those of the release" in said
+
+
+def test_a_release_may_come_after_decisions_by_it() -> None:
+    old = program_of(OLD)
+    release = e.encode(e.Release(AT, (e.Pack(OLD, "test.toml"),), old.release, 1))
+    made = [entry_of(old, of()), entry_of(old, of(), tamper="rules"), release, entry_of(old, of(), tamper="rules")]
+    reads = [Read(ORIGIN, number, entry) for number, entry in enumerate(made)]
+    found = Replay(program_of(STRICTER))
+    for read in reads:
+        found.take(read)
+    assert [finding.entry for finding in found.findings] == [f"{ORIGIN}/3"]
+    assert len(found.problems()) == 1
+    found.finish(reads)
+    assert [finding.entry for finding in found.findings] == [f"{ORIGIN}/3", f"{ORIGIN}/1"]
+    assert found.problems() == []

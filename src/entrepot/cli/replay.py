@@ -13,7 +13,7 @@ import typer
 from entrepot.cli.usage import instant, reading
 from entrepot.policy import PolicyInvalid, Program, parse, shipped, shipped_names
 from entrepot.policy import compile as compile_packs
-from entrepot.projections.replay import Flip, Replay, releases_of
+from entrepot.projections.replay import Flip, Replay
 from entrepot.projections.window import Window
 from entrepot.resources.load import load_world, read_world
 from entrepot.resources.model import PackSource
@@ -41,13 +41,12 @@ def replay(
     """
     window = Window(instant(since, "--since"), instant(until, "--until"))
     program = _program(folder)
+    found = Replay(program, window)
     with reading(ledger) as logs:
-        releases, problems = releases_of(logs)
-    with reading(ledger) as logs:
-        found = Replay(releases, program, window)
         for read in logs:
             found.take(read)
-    problems += [*logs.gaps, *found.problems()]
+        found.finish(logs)
+    problems = [*logs.gaps, *found.problems()]
     if json:
         _print_json(found, program.release, problems)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -14,7 +14,6 @@ from entrepot.policy import PolicyInvalid, Program, parse
 from entrepot.policy import compile as compile_packs
 from entrepot.policy.program import Decision
 from entrepot.projections.again import ACCESS_DENIED, Again, Candidate, Recorded, recorded
-from entrepot.projections.follow import Logs
 from entrepot.projections.parts import REMEMBERED, Key, is_decision, split
 from entrepot.projections.refusals import NO_PERMIT, refusing
 from entrepot.projections.window import ALWAYS, Window, day_of
@@ -67,18 +66,20 @@ class _Verdict(NamedTuple):
     since_ms: int
     until_ms: int
     release: str
+    checked: bool
     differs: bool
     otherwise: bool
     flip: _Flip | None
 
 
 class Replay:
-    """`decided` counts the decisions taken again, `otherwise` those that something else than the policy refused.
+    """Give it all entries with `take`, then `finish`.
 
+    `decided` counts the decisions taken again, `otherwise` those that something else than the policy refused.
     `releases` counts them by release. `different` counts those with findings, of which the first `KEPT` are kept.
     """
 
-    def __init__(self, releases: Mapping[str, Program], program: Program, window: Window = ALWAYS) -> None:
+    def __init__(self, program: Program, window: Window = ALWAYS) -> None:
         self.decided = 0
         self.otherwise = 0
         self.different = 0
@@ -87,12 +88,22 @@ class Replay:
         self.flips: dict[tuple[str, str, str, str], Flip] = {}
         self._window = window
         self._verdicts: dict[Key, _Verdict] = {}
-        self._own = {name: Again(own) for name, own in releases.items()}
         self._new = Again(program)
+        self._own: dict[str, Again] = {}
+        self._packs: set[bytes] = set()
+        self._invalid: list[str] = []
+        self._early: Counter[str] = Counter()
+
+    def learn(self, program: Program) -> None:
+        """A release by which entries were decided; those in the logs are learnt from there."""
+        self._own[program.release] = Again(program)
+        self._verdicts.clear()
 
     def take(self, read: Read) -> None:
         """Raises msgspec.DecodeError for a decision that is none."""
         if not is_decision(read.entry):
+            if read.entry.startswith(RELEASE):
+                self._read_release(read)
             return
         at_ms, key = split(read.entry)
         if at_ms not in self._window:
@@ -104,16 +115,61 @@ class Replay:
             verdict = self._verdicts[key] = self._judge(read)
         self.decided += 1
         self.releases[verdict.release] += 1
+        if not verdict.checked:
+            self._early[verdict.release] += 1
         self.otherwise += verdict.otherwise
         if verdict.flip is not None:
             self._flip(verdict.flip, f"{read.origin}/{read.number}", day_of(at_ms))
         if verdict.differs:
-            self.different += 1
-            if len(self.findings) < KEPT:
+            self._differs(read)
+
+    def finish(self, reads: Iterable[Read]) -> None:
+        """Check the decisions that came before their release; only if there are any, `reads` is read from its start."""
+        late = {name for name in self._early if name in self._own}
+        if not late:
+            return
+        for read in reads:
+            if read.entry.startswith(RELEASE):
+                late.discard(_release(read.entry[len(RELEASE) - 1 : -1]).release)
+            elif is_decision(read.entry):
                 past = recorded(read.entry[12:-1])
-                self.findings += _differences(
-                    f"{read.origin}/{read.number}", past, self._own[past.release].decide(past)
-                )
+                if past.release in late and past.at_ms in self._window:
+                    self._early[past.release] -= 1
+                    if not _agrees(past, self._own[past.release].decide(past)):
+                        self._differs(read)
+
+    def problems(self) -> list[str]:
+        """Releases that cannot be had: the decisions by them are not checked."""
+        missing = [
+            f"the release `{name}` of {number} decisions is not in these logs, so they are not checked"
+            for name, number in sorted(self._early.items())
+            if number
+        ]
+        return [*self._invalid, *missing]
+
+    def _read_release(self, read: Read) -> None:
+        release = _release(read.entry[len(RELEASE) - 1 : -1])
+        packs = msgspec.json.encode((release.release, release.packs))
+        if packs in self._packs:
+            return
+        self._packs.add(packs)
+        place = f"{read.origin}/{read.number}"
+        try:
+            program = compile_packs(parse([PackSource(pack.name, pack.data) for pack in release.packs]))
+        except PolicyInvalid as invalid:
+            self._invalid.append(f"the packs in the release entry `{place}` are not valid: {invalid.problems[0]}")
+            return
+        if program.release == release.release:
+            self.learn(program)
+        else:
+            told = f"the packs in the release entry `{place}` are those of the release `{program.release}`"
+            self._invalid.append(told)
+
+    def _differs(self, read: Read) -> None:
+        self.different += 1
+        if len(self.findings) < KEPT:
+            past, place = recorded(read.entry[12:-1]), f"{read.origin}/{read.number}"
+            self.findings += _differences(place, past, self._own[past.release].decide(past))
 
     def _judge(self, read: Read) -> _Verdict:
         past = recorded(read.entry[12:-1])
@@ -127,14 +183,7 @@ class Replay:
         # What something else than the policy refused stays refused, whatever the policy says.
         otherwise = not past.admitted and any(each.permit for each, _ in now)
         flip = None if otherwise else _flip(_account(past.client).account, now)
-        return _Verdict(since_ms, until_ms, past.release, differs, otherwise, flip)
-
-    def problems(self) -> list[str]:
-        return [
-            f"the release `{name}` of {number} decisions is not in these logs, so they are not checked"
-            for name, number in sorted(self.releases.items())
-            if name not in self._own
-        ]
+        return _Verdict(since_ms, until_ms, past.release, own is not None, differs, otherwise, flip)
 
     def sorted_flips(self) -> list[Flip]:
         return [flip for _, flip in sorted(self.flips.items())]
@@ -169,32 +218,6 @@ class _Client(msgspec.Struct):
 
 
 _account = msgspec.json.Decoder(_Client).decode
-
-
-def releases_of(logs: Logs) -> tuple[dict[str, Program], list[str]]:
-    """Every release whose packs are in the logs, compiled; and what is wrong with those that cannot be."""
-    programs: dict[str, Program] = {}
-    problems: list[str] = []
-    seen: set[bytes] = set()
-    for read in logs:
-        if not read.entry.startswith(RELEASE):
-            continue
-        release = _release(read.entry[len(RELEASE) - 1 : -1])
-        packs = msgspec.json.encode((release.release, release.packs))
-        if packs in seen:
-            continue
-        seen.add(packs)
-        place = f"{read.origin}/{read.number}"
-        try:
-            program = compile_packs(parse([PackSource(pack.name, pack.data) for pack in release.packs]))
-        except PolicyInvalid as invalid:
-            problems.append(f"the packs in the release entry `{place}` are not valid: {invalid.problems[0]}")
-            continue
-        if program.release != release.release:
-            problems.append(f"the packs in the release entry `{place}` are those of the release `{program.release}`")
-            continue
-        programs[release.release] = program
-    return programs, problems
 
 
 def _agrees(past: Recorded, again: Sequence[tuple[Candidate, Decision]]) -> bool:
