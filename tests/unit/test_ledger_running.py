@@ -139,6 +139,27 @@ def test_while_it_cannot_be_written_calls_are_refused_and_then_served_again(tmp_
     assert degraded.what == "ledger"
 
 
+def test_a_disk_that_fails_to_the_end(tmp_path: Path) -> None:
+    """Closing does not hang or raise; the next start finds everything that was acknowledged."""
+    files = Faulty(lasting=True)
+
+    async def run() -> Place:
+        ledger = opened(tmp_path, files)
+        ledger.start()
+        entry, private = decision(0)
+        place = await ledger.decide(entry, private)
+        files.fault = Fault(len(files.done), "fails")
+        ledger.outcome(outcome(str(place)))
+        async with asyncio.timeout(10):
+            await ledger.close()
+        return place
+
+    place = asyncio.run(run())
+    asyncio.run(opened(tmp_path).close())
+    assert verified(tmp_path).findings() == []
+    assert (str(place), "lost") in [(one.decision, one.result) for one in told(tmp_path) if isinstance(one, e.Outcome)]
+
+
 def test_a_full_disk_and_then_room(tmp_path: Path) -> None:
     files = Small(folder=tmp_path, room=20_000)
 

@@ -157,7 +157,10 @@ class Ledger:
             self._time()
 
     async def close(self) -> None:
-        """Write what waits, the `closed` entry and the last checkpoint. Nothing may be given to it any more."""
+        """Write what waits, the `closed` entry and the last checkpoint. Nothing may be given to it any more.
+
+        A disk that fails to the end is logged: what was acknowledged is durable, and the next start does the rest.
+        """
         if self._signing is not None:
             self._signing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -171,7 +174,10 @@ class Ledger:
             await self._idle.wait()
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._writer.close)
+        try:
+            await asyncio.to_thread(self._writer.close)
+        except OSError as error:
+            log.error("the ledger was not closed in good order", extra={"fields": {"problem": str(error)}})
 
     async def receipt(self, origin: str, index: int) -> bytes | None:
         """The C2SP tlog-proof of an entry, of this or any log in the folder; None until a checkpoint covers it."""
