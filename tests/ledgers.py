@@ -131,6 +131,9 @@ class Faulty(Files):
             return None
         return self.fault.how
 
+    def aside(self, work: Callable[[], None]) -> None:
+        work()
+
     def _raise(self) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -197,6 +200,9 @@ class Small(Files):
     def sync(self, fd: int) -> None:
         pass
 
+    def aside(self, work: Callable[[], None]) -> None:
+        work()
+
 
 class Crash(BaseException):
     """The power is gone."""
@@ -210,6 +216,9 @@ class Volatile(Files):
         self.count = 0
         self._random = random
         self._before: dict[Path, bytes] = {}
+
+    def aside(self, work: Callable[[], None]) -> None:
+        work()
 
     def _step(self) -> None:
         self.count += 1

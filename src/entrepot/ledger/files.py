@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 
 class Files:
@@ -34,6 +36,10 @@ class Files:
 
     def cut(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
+
+    def aside(self, work: Callable[[], None]) -> None:
+        """Have it done beside what goes on; it raises nothing."""
+        Thread(target=work, name="ledger-room", daemon=True).start()
 
     def close(self, fd: int) -> None:
         os.close(fd)

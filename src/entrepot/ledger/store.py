@@ -7,6 +7,7 @@ the file system's own records: about half the time of appending at the end of a 
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 
 from entrepot.ledger.files import Files
 
@@ -27,7 +28,11 @@ class Store:
         self.poisoned = False
         self._files = files
         self._fd = files.open(path)
+        # Room is made over a description of its own: the kernel tells a failure once to each, and the one that entries
+        # are written over must not miss one.
+        self._ahead = files.open(path)
         self._allocated = path.stat().st_size
+        self._extending = Lock()  # held while room is made beside the appending
 
     @classmethod
     def create(cls, files: Files, path: Path, data: bytes) -> Store:
@@ -39,7 +44,10 @@ class Store:
         """Durable on return. Raises OSError, and then `end` is where it was."""
         stop = self.end + len(data)
         if stop > self._allocated:
-            self._allocate(stop + AHEAD)
+            # INVARIANT: nothing is written behind `_allocated` while room is made there: zeros would go over it.
+            with self._extending:
+                if stop > self._allocated:
+                    self._allocate(stop + AHEAD)
         try:
             self._files.write_through(self._fd, data, self.end)
         except OSError:
@@ -48,6 +56,8 @@ class Store:
             raise
         # The data is durable: from here on it may be acknowledged.
         self.end = stop
+        if self._allocated - stop < AHEAD // 2 and self._extending.acquire(blocking=False):
+            self._files.aside(self._extend)
 
     def take_back(self, end: int) -> None:
         """Forget what stands behind `end`, which was not acknowledged. Never fails; at worst the file is poisoned."""
@@ -72,11 +82,27 @@ class Store:
             raise
         self._allocated = to
 
+    def _extend(self) -> None:
+        """More room, made while entries are written before it. If it fails, `append` will try, and say so."""
+        start = self._allocated
+        try:
+            self._files.write(self._ahead, bytes(AHEAD), start)
+            self._files.sync(self._ahead)
+        except OSError:
+            return
+        else:
+            if self._allocated == start:
+                self._allocated = start + AHEAD
+        finally:
+            self._extending.release()
+
     def close(self, *, final: bool = False) -> None:
         """`final`: give back what was allocated ahead; the file is not appended to any more. Raises OSError."""
-        try:
-            if final and not self.poisoned:
-                self._files.cut(self._fd, self.end)
-                self._files.sync(self._fd)
-        finally:
-            self._files.close(self._fd)
+        with self._extending:
+            try:
+                if final and not self.poisoned:
+                    self._files.cut(self._fd, self.end)
+                    self._files.sync(self._fd)
+            finally:
+                self._files.close(self._fd)
+                self._files.close(self._ahead)
