@@ -251,7 +251,9 @@ async def walk(stage: Stage, number: int, step: Step) -> str | None:
         region, told, headers = await ask(stage, step)
         served, shown = True, f"[green]answer     {told}[/]"
     except openai.APIStatusError as error:
-        region, headers = "nowhere: nothing was sent upstream", error.response.headers
+        refused = isinstance(error, openai.PermissionDeniedError)
+        region = "nowhere: nothing was sent upstream" if refused else "without success: the log says more"
+        headers = error.response.headers
         served = False
         shown = f"[red]error      {type(error).__name__} {error.status_code}[/] {error.response.text.strip()}"
     out.print(f"   processed  {region}")

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from entrepot.errors import Error
+from entrepot.resources.problems import WorldInvalid
 from entrepot.telemetry.log import log_to_stderr
 
 app = typer.Typer(add_completion=False)
@@ -35,6 +36,8 @@ def demo(
     if find_spec("openai") is None:
         print("the demo drives the stock SDK; run `pip install 'entrepot[demo]'`", file=sys.stderr)
         raise typer.Exit(1)
+    import openai
+
     from entrepot.demo import Choice
     from entrepot.demo import demo as walk
     from entrepot.engine import DEMO_MODEL
@@ -44,6 +47,6 @@ def demo(
     try:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(walk(choice, once=once))
-    except Error as error:
+    except (Error, WorldInvalid, openai.OpenAIError) as error:
         print(f"the demo cannot run: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

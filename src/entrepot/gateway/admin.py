@@ -21,6 +21,7 @@ from entrepot.telemetry.metrics import Report, exposition
 _TEXT = render_headers([("content-type", "text/plain; charset=utf-8")])
 _METRICS = render_headers([("content-type", "text/plain; version=0.0.4; charset=utf-8")])
 RECEIPTS = "/receipts/"
+LONGEST_ORIGIN = 200
 _JSON = render_headers([("content-type", "application/json")])
 
 
@@ -78,7 +79,7 @@ class Admin:
     async def _receipt(self, exchange: Exchange, place: str) -> None:
         """What `x-entrepot-receipt` names, as a C2SP tlog-proof. A receipt is there once a checkpoint covers it."""
         origin, _, index = place.rpartition("/")
-        if not (origin and index.isascii() and index.isdigit() and len(index) <= 15):
+        if not (0 < len(origin) <= LONGEST_ORIGIN and index.isascii() and index.isdigit() and len(index) <= 15):
             exchange.respond(400, _TEXT, b"ask for /receipts/{origin}/{index}, as in the header x-entrepot-receipt\n")
             return
         receipt = await asyncio.to_thread(receipt_of, self._places, origin, int(index))

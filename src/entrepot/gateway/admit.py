@@ -54,10 +54,12 @@ def named_by_host(snapshot: Snapshot, headers: Headers) -> str | None:
     return host.removesuffix(domain) if host.endswith(domain) else None
 
 
-def read_body(call: Call) -> None:
+def read_body(call: Call, route: Route) -> None:
     """Decode the request one level deep: what is decided here is what is sent (`wire.body`)."""
     call.fields = body.decode(call.exchange.request.body)
     call.streams = body.is_stream(call.fields)
+    if call.streams and route.operation != "embeddings":
+        call.usage_asked = body.ask_for_usage(call.fields)
 
 
 def find_deployment(call: Call, account: Account, route: Route) -> Deployment:
@@ -77,7 +79,7 @@ async def admit(call: Call, route: Route, journal: Journal | None) -> Admission:
     INVARIANT: the decision is durable before this returns, and before a refusal leaves it.
     """
     account = call.account = authenticate(call, route)
-    read_body(call)
+    read_body(call, route)
     deployment = call.deployment = find_deployment(call, account, route)
     origin = origin_of(call, account)
     occasion = Occasion(call.at_ms, origin, route.operation)

@@ -82,13 +82,7 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     try:
         target = candidate.targets[call.operation]
         response = await line.pool.send("POST", target, candidate.head, body.encode(call.fields))
-        if response.headers.get("content-encoding", "identity") != "identity":
-            refuse_compressed(response)
-        if response.status == 200 and response.headers.get("content-type", "").startswith("text/event-stream"):
-            await response.first()
-            answer = Answer(candidate, response, None)
-        else:
-            answer = Answer(candidate, response, await response.read(ANSWER_BYTES))
+        answer = await answered(candidate, response)
         result = "answered"
     except Fault:
         result = "failed"
@@ -100,10 +94,26 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     return answer
 
 
-def refuse_compressed(response: Response) -> NoReturn:
-    """Its text could not be read, and the client did not ask for it."""
+async def answered(candidate: Candidate, response: Response) -> Answer:
+    """The whole answer, or a stream that has begun. Raises Fault, also for a success that is none."""
+    headers = response.headers
+    if headers.get("content-encoding", "identity") != "identity":
+        nonsense(response, "it is compressed, although that was not asked for")
+    if response.status == 200 and headers.get("content-type", "").startswith("text/event-stream"):
+        if not await response.first():
+            nonsense(response, "an event stream without an event")
+        return Answer(candidate, response, None)
+    body = await response.read(ANSWER_BYTES)
+    if response.status < 300:
+        text = body.strip()
+        if not (text.startswith(b"{") and text.endswith(b"}")):
+            nonsense(response, "a success without a JSON object, such as a maintenance page")
+    return Answer(candidate, response, body)
+
+
+def nonsense(response: Response, what: str) -> NoReturn:
     response.abort()
-    raise Fault("protocol", "the upstream compressed its answer although it was asked not to")
+    raise Fault("protocol", f"the upstream's answer makes no sense: {what}")
 
 
 def faulty(candidate: Candidate, line: Line, fault: Fault) -> Error:

@@ -9,13 +9,17 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
-from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Rejected, Status
+from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Message, Rejected, Status
+from entrepot.gateway.metrics import CATALOGUE
+from entrepot.telemetry.metrics import Report, lasting
 
 log = logging.getLogger(__name__)
 
 RESTART_FIRST_S = 0.1
 RESTART_LAST_S = 5.0
 ANSWER_S = 2.0
+LOOK_S = 2.0  # how often a worker is looked after
+STUCK_S = 20.0  # a worker that does not answer for so long never will
 KILL_S = 2.0
 
 
@@ -37,6 +41,10 @@ class Hand:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._answer: asyncio.Future[Status] | None = None
+        self._last: Status | None = None
+        self._unanswered_s = 0.0
+        self.ended = Report({}, {})
+        """What workers that are gone had counted."""
 
     async def keep(self, current: Callable[[], Load]) -> None:
         """Run the worker until `stop`, starting it again with back-off when it ends unasked."""
@@ -45,10 +53,12 @@ class Hand:
         while True:
             started = loop.time()
             channel = await self._start()
+            looking = asyncio.create_task(self._look_after())
             try:
                 await self.load(current())
                 await self._listen(channel)
             finally:
+                looking.cancel()
                 channel.close()
             if self._stopping:
                 return
@@ -58,36 +68,74 @@ class Hand:
             await asyncio.sleep(wait_s)
 
     async def load(self, message: Load) -> None:
-        if self._channel is not None:
-            with contextlib.suppress(ConnectionError):  # it has just ended; its successor begins with the same files
-                await self._channel.send(message)
+        await self._tell(message)
 
     async def status(self) -> Status | None:
-        """The worker's report, None when it does not answer within `ANSWER_S`."""
+        """The worker's report, or its last one while it is too busy to answer; None when it does not serve."""
         if self._channel is None:
             return None
-        if self._answer is None:
-            self._answer = asyncio.get_running_loop().create_future()
-            with contextlib.suppress(ConnectionError):
-                await self._channel.send(Ask())
+        answer = self._answer
+        if answer is None:
+            answer = self._answer = asyncio.get_running_loop().create_future()
+            await self._tell(Ask())
         try:
-            return await asyncio.wait_for(asyncio.shield(self._answer), ANSWER_S)
+            return await asyncio.wait_for(asyncio.shield(answer), ANSWER_S)
         except TimeoutError:
-            return None
+            return self._last
+        except asyncio.CancelledError:
+            if answer.cancelled():  # the worker has ended
+                return None
+            raise
 
     async def stop(self, drain_s: float) -> None:
         """Let it finish what is in flight for `drain_s`, then end it."""
         self._stopping = True
         if self._process is None:
             return
-        with contextlib.suppress(ConnectionError):
-            if self._channel is not None:
-                await self._channel.send(Drain(drain_s))
         try:
-            await asyncio.wait_for(self._process.wait(), drain_s + KILL_S)
+            async with asyncio.timeout(drain_s + KILL_S):
+                await self._tell(Drain(drain_s))
+                await self._process.wait()
         except TimeoutError:
             log.error("worker did not end in time and is killed")
             self.kill()
+
+    async def _tell(self, message: Message) -> None:
+        """A worker that takes nothing for `STUCK_S` is ended; its successor begins with the files as they are then."""
+        if self._channel is None:
+            return
+        try:
+            with contextlib.suppress(ConnectionError):  # it has just ended
+                await asyncio.wait_for(self._channel.send(message), STUCK_S)
+        except TimeoutError:
+            self._end_stuck()
+
+    async def _look_after(self) -> None:
+        """Ask now and then: what was counted outlives the worker by that, and one that is stuck is found."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            answer = self._answer
+            await self.status()
+            if answer is not None and answer is self._answer and not answer.done():
+                self._unanswered_s += LOOK_S
+                if self._unanswered_s >= STUCK_S:
+                    self._end_stuck()
+            else:
+                self._unanswered_s = 0.0
+
+    def _end_stuck(self) -> None:
+        log.error("worker is stuck and is killed", extra={"fields": {"for_s": STUCK_S}})
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    def _forget(self) -> None:
+        if self._last is not None:
+            self.ended = lasting(CATALOGUE, [self.ended, self._last.report])
+            self._last = None
+        if self._answer is not None and not self._answer.done():
+            self._answer.cancel()
+        self._answer = None
+        self._unanswered_s = 0.0
 
     def kill(self) -> None:
         self._stopping = True
@@ -108,12 +156,12 @@ class Hand:
             match message:
                 case Loaded():
                     self.revision, self.problem = message.revision, None
+                    log.info("worker serves the world", extra={"fields": {"revision": message.revision}})
                 case Rejected():
                     self.problem = message.problem
-                    log.error(
-                        "worker rejects the world; the one before stays", extra={"fields": {"problem": self.problem}}
-                    )
+                    log.error("worker rejects the world", extra={"fields": {"problem": self.problem}})
                 case Status():
+                    self._last, self._unanswered_s = message, 0.0
                     if self._answer is not None and not self._answer.done():
                         self._answer.set_result(message)
                     self._answer = None
@@ -121,7 +169,8 @@ class Hand:
                 case _:
                     raise RuntimeError(f"a parent has no use for {type(message).__name__}")
             self._changed()
-        self._channel = self._answer = None
+        self._channel = None
+        self._forget()
         self.revision = 0
         if self._process is not None:
             await self._process.wait()

@@ -18,11 +18,14 @@ from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.tls import server_tls
 from entrepot.gateway.watch import edits, watched
 from entrepot.resources.folder import Mark, fingerprint, read_world
+from entrepot.resources.model import Gateway
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Snapshot, compile_files
 from entrepot.telemetry.metrics import Metrics, Report
 
 log = logging.getLogger(__name__)
+
+AT_START = ("listen", "admin_listen", "workers", "log_name", "limits")  # of `[gateway]`: what a reload cannot change
 
 
 class Parent:
@@ -39,6 +42,7 @@ class Parent:
         self._watched: set[str] = set()
         self._reloading = asyncio.Lock()
         self._reloads: set[asyncio.Task[None]] = set()
+        self._started: Gateway | None = None
         self._stopping = asyncio.Event()
         self._progress = asyncio.Event()
 
@@ -50,8 +54,8 @@ class Parent:
         mark = fingerprint(self._folder, files)
         snapshot = await self._take(files)
         gateway = snapshot.gateway
-        listeners = listening(gateway.listen, self._workers or gateway.workers)
-        admin_listener = listening(gateway.admin_listen, 1)[0]
+        listeners = listening(gateway.listen, self._workers or gateway.workers, "listen")
+        admin_listener = listening(gateway.admin_listen, 1, "admin_listen")[0]
         data = str(self._config.data)
         self._hands = [
             Hand(listener, (data, str(number)), self._progress.set) for number, listener in enumerate(listeners)
@@ -76,8 +80,8 @@ class Parent:
             await admin.stop()
 
     async def readiness(self) -> Readiness:
-        statuses = [status for hand in self._hands if (status := await hand.status()) is not None]
-        serving = [status for status in statuses if status.revision]
+        statuses = await asyncio.gather(*(hand.status() for hand in self._hands))
+        serving = [status for status in statuses if status is not None and status.revision]
         problem = self._first_problem()
         ledger_problem = next((status.ledger_problem for status in serving if status.ledger_problem), None)
         return Readiness(
@@ -91,14 +95,15 @@ class Parent:
         )
 
     async def reports(self) -> list[Report]:
-        """The counts of all workers and of the parent itself."""
-        statuses = [status for hand in self._hands if (status := await hand.status()) is not None]
+        """The counts of all workers, those that are gone included, and of the parent itself."""
+        answers = await asyncio.gather(*(hand.status() for hand in self._hands))
+        statuses = [status for status in answers if status is not None]
         metrics = self._metrics
         metrics.set("entrepot_workers", len(statuses))
         metrics.set("entrepot_world_revision", min((s.revision for s in statuses), default=0))
         metrics.set("entrepot_world_invalid", self._first_problem() is not None)
         metrics.set("entrepot_worker_restarts_total", sum(hand.restarts for hand in self._hands))
-        return [metrics.report(), *(status.report for status in statuses)]
+        return [metrics.report(), *(hand.ended for hand in self._hands), *(status.report for status in statuses)]
 
     def _first_problem(self) -> str | None:
         return self._problem or next((hand.problem for hand in self._hands if hand.problem), None)
@@ -119,13 +124,16 @@ class Parent:
                 log.exception("world could not be compiled; the one before stays")
                 return
             self._problem = None
-            log.info("world loaded", extra={"fields": {"revision": self._load.revision}})
-            for hand in self._hands:
-                await hand.load(self._load)
+            log.info("world compiled", extra={"fields": {"revision": self._load.revision}})
+            await asyncio.gather(*(hand.load(self._load) for hand in self._hands))
 
     async def _take(self, files: dict[str, bytes]) -> Snapshot:
         # Compiled here first, so that no worker ever sees a world that does not compile.
         snapshot = await asyncio.to_thread(compile_files, files, self._config)
+        if self._started is None:
+            self._started = snapshot.gateway
+        elif late := [key for key in AT_START if getattr(snapshot.gateway, key) != getattr(self._started, key)]:
+            log.warning("some keys of [gateway] take effect at the next start", extra={"fields": {"keys": late}})
         if snapshot.gateway.tls is not None:
             server_tls(snapshot.gateway.tls)
         self._load = Load(self._load.revision + 1, files)
@@ -175,8 +183,11 @@ def allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def listening(where: str, count: int) -> list[socket.socket]:
-    """`count` sockets on one address; with several, the kernel spreads connections over them (SO_REUSEPORT)."""
+def listening(where: str, count: int, key: str = "listen") -> list[socket.socket]:
+    """`count` sockets on one address; with several, the kernel spreads connections over them (SO_REUSEPORT).
+
+    Raises OSError that names the address and the key of `[gateway]` that holds it.
+    """
     host, _, port = where.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -186,7 +197,12 @@ def listening(where: str, count: int) -> list[socket.socket]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if count > 1:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host, sockets[0].getsockname()[1] if sockets else int(port)))
+        try:
+            sock.bind((host, sockets[0].getsockname()[1] if sockets else int(port)))
+        except OSError as error:
+            raise OSError(
+                f"{where} cannot be listened on: {error.strerror}; end what listens there, or change `[gateway] {key}`"
+            ) from error
         sock.listen(1024)
         sock.setblocking(False)
         sockets.append(sock)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from hashlib import sha256
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +22,7 @@ from entrepot.wire.body import Fields
 
 REMEMBERED = 16_384
 BYTES_PER_TOKEN = 4
+LONGEST_NAME = 256
 
 Part = TypeVar("Part")
 
@@ -135,11 +138,20 @@ def personal(call: Call) -> Personal:
 
 def end_user(fields: Fields) -> str | msgspec.UnsetType:
     """The client's own name for whom it asks for, if it gives one."""
-    value = fields.get("safety_identifier") or fields.get("user")
-    if value is None:
-        return UNSET
-    user = msgspec.json.decode(value)
-    return user if isinstance(user, str) else UNSET
+    for name in ("safety_identifier", "user"):
+        value = fields.get(name)
+        if value is None or value[:1] != b'"':
+            continue
+        with suppress(msgspec.DecodeError):  # text that is no Unicode names nobody
+            return named(msgspec.json.decode(value, type=str))
+    return UNSET
+
+
+def named(user: str) -> str:
+    """As it is kept: a name that is longer than any service takes is its digest, so that nobody fills our disk."""
+    if len(user) <= LONGEST_NAME:
+        return user
+    return f"sha256:{sha256(user.encode('utf-8', 'replace')).hexdigest()}"
 
 
 def outcome(call: Call, result: entries.Result, at_ms: int) -> bytes:

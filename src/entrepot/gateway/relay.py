@@ -31,6 +31,8 @@ async def relay(call: Call, answer: Answer) -> None:
     else:
         body = passed_on(status, body, call.form)
         answer.response.headers["content-type"] = "application/json"
+        if status < 500 and status not in {408, 409, 429}:
+            answer.response.headers.setdefault("x-should-retry", "false")
     call.first_byte_s = now_s()
     call.exchange.respond(status, answer_head(call, answer), body)
 
@@ -56,10 +58,11 @@ async def stream(call: Call, answer: Answer) -> None:
             if rest:
                 exchange.write(rest)
     finally:
-        call.usage, call.relayed_events = events.usage, events.events
-    call.cut = not events.done
+        call.usage, call.relayed_events, call.cut = events.usage, events.events, not events.done
     if call.cut:
-        log.warning("upstream broke off", extra={"fields": {"upstream": answer.candidate.upstream}})
+        upstream = answer.candidate.upstream
+        call.lines[upstream].health.failed(now_s())
+        log.warning("upstream broke off", extra={"fields": {"upstream": upstream}})
     if call.cut and not events.error:
         cut = Error(Code.UPSTREAM_CUT, "the model's answer broke off; what was received so far is incomplete")
         exchange.write(error_event(render(cut, call.form)))

@@ -22,7 +22,6 @@ from entrepot.http1.server import Exchange
 from entrepot.ledger.ledger import Ledger
 from entrepot.snapshot import Snapshot
 from entrepot.telemetry.metrics import Metrics
-from entrepot.wire import body
 from entrepot.wire.forms import form_of
 from entrepot.wire.problems import headers_for, render, render_status
 
@@ -88,7 +87,7 @@ class Gateway:
 
     def render_error(self, path: str, status: int, message: str) -> tuple[bytes, bytes]:
         """Headers and body for a request that the HTTP engine refuses before it is a call, or for one that failed."""
-        if status < 500:
+        if status != 500:  # a call that failed is counted as such
             self._books.book((NO_OPERATION, "refused", status, None, ()))
         head, text = render_status(path, status, message)
         return id_lines(self._ids.next(), form_of(path)) + head, text
@@ -121,8 +120,6 @@ class Gateway:
             local.answer(call, route)
             return
         admission = call.admission = await admit(call, route, journal)
-        if call.streams and route.operation != "embeddings":
-            call.usage_asked = body.ask_for_usage(call.fields)
         answer = await dispatch(call, admission)
         await relay(call, answer)
 

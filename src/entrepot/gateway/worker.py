@@ -46,14 +46,15 @@ class Worker:
         self._server: Server | None = None
         self._tls: ssl.SSLContext | None = None
         self._revision = 0
+        self._loads: asyncio.Queue[Load] = asyncio.Queue()
         self._drain_s = 0.0
 
     async def run(self) -> None:
-        ageing = asyncio.create_task(self._age())
+        tasks = [asyncio.create_task(self._age()), asyncio.create_task(self._take_loads())]
         while (message := await self._channel.receive()) is not None:
             match message:
                 case Load():
-                    await self._load(message)
+                    self._loads.put_nowait(message)
                 case Ask():
                     await self._channel.send(self._status())
                 case Drain():
@@ -63,12 +64,21 @@ class Worker:
                     raise RuntimeError(f"a worker has no use for {type(message).__name__}")
         if self._server is not None:
             await self._server.drain(self._drain_s)
-        ageing.cancel()
+        for task in tasks:
+            task.cancel()
         if self._gateway is not None:
             await self._gateway.close()
         if self._ledger is not None:
             await self._ledger.close()
         self._channel.close()
+
+    async def _take_loads(self) -> None:
+        """One after the other, and of several that wait the last; the parent's questions are answered meanwhile."""
+        while True:
+            message = await self._loads.get()
+            while not self._loads.empty():
+                message = self._loads.get_nowait()
+            await self._load(message)
 
     async def _age(self) -> None:
         while True:
@@ -85,6 +95,10 @@ class Worker:
             await self._serve(snapshot, message.revision)
         except (WorldInvalid, LedgerRefused, OSError, ValueError) as error:
             await self._channel.send(Rejected(message.revision, str(error)))
+            return
+        except Exception as error:  # an edge: the world before goes on, and the parent must hear of it
+            log.exception("world could not be taken over")
+            await self._channel.send(Rejected(message.revision, f"{type(error).__name__}; the log says more"))
             return
         self._revision = message.revision
         gc.freeze()  # a snapshot lives long; the collector need not walk it

@@ -67,12 +67,13 @@ class Response:
         blocks = self._blocks
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
-    async def first(self) -> None:
-        """Return once some of the body has come, or all of an empty one. Raises Fault if it broke off before that."""
+    async def first(self) -> bool:
+        """Whether the body has anything in it; returns once that is known. Raises Fault if it broke off before that."""
         while (connection := self._connection) is not None and not self._size:
             await self._settled(connection)
         if self._failure is not None and not self._size:
             raise self._failure
+        return self._size > 0
 
     async def relay(self, sink: Callable[[bytes], None]) -> None:
         """Hand the body to `sink`, once per received block, called synchronously; what came earlier is the first block.

@@ -70,6 +70,20 @@ class Metrics:
         )
 
 
+def lasting(catalogue: Catalogue, reports: Iterable[Report]) -> Report:
+    """What was counted in several reports, as one: counters and histograms, not gauges."""
+    metrics = Metrics(catalogue)
+    for report in reports:
+        for name, series in report.values.items():
+            if catalogue[name].kind == "counter":
+                for labels, value in series.items():
+                    metrics.count(name, labels, value)
+        for name, histogram in report.histograms.items():
+            for labels, (buckets, seconds) in histogram.items():
+                metrics.add_observed(name, labels, buckets, seconds)
+    return metrics.report()
+
+
 def exposition(catalogue: Catalogue, reports: Iterable[Report]) -> bytes:
     """The reports of all workers merged, in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from entrepot.errors import Code
 from entrepot.policy.analysis.targets import Client, Served, served
 from entrepot.policy.derive import Facts, principal_facts, target_facts
 from entrepot.policy.facts import FACTS
@@ -84,23 +85,29 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(program: Program, world: World, client: Client, question: Question) -> Explanation:
     everywhere = places(world, client, question)
     facts = principal_facts(client.organization, client.account, question.at_ms) | question.facts()
-    answers, codes = [], []
+    answers, decisions = [], []
     owners = program.mask({}, holding(client.organization.owners)) & program.segment(question.at_ms)[0]
     for candidate in everywhere:
         if candidate.candidate:
             decision = program.decide(program.mask(facts | target_facts(candidate.target)) & owners)
             answers.append(_answer(program, candidate, decision))
-            codes.append(decision.code)
+            decisions.append(decision)
     allowed = any(answer.decision == "allow" for answer in answers)
-    told = next((code for code in codes if code), "access_denied")
     return Explanation(
         decision="allow" if allowed else "refuse",
-        code=None if allowed else told,
+        code=None if allowed else told_code(decisions),
         release=program.release,
         at_ms=question.at_ms,
         targets=tuple(answers),
         would_allow=() if allowed else tuple(_ways(program, world, everywhere, facts, owners)),
     )
+
+
+def told_code(decisions: Sequence[Decision]) -> str:
+    """The code by which a client is refused: that of the first candidate, in the order in which they are tried."""
+    if not decisions:
+        return Code.NO_TARGET.label
+    return decisions[0].code or Code.ACCESS_DENIED.label
 
 
 def places(world: World, client: Client, question: Question) -> tuple[Served, ...]:
@@ -116,7 +123,7 @@ def _answer(program: Program, candidate: Served, decision: Decision) -> Answer:
         region=candidate.target.region,
         territory=candidate.target.territory,
         decision="allow" if decision.permit else "refuse",
-        code=None if decision.permit else decision.code or "access_denied",
+        code=None if decision.permit else told_code([decision]),
         rules=tuple(reference(program, rules[name]) for name in decision.rules),
     )
 

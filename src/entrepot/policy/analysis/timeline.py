@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from entrepot.policy.analysis.explain import Question, places
+from entrepot.policy.analysis.explain import Question, places, told_code
 from entrepot.policy.analysis.targets import Client
 from entrepot.policy.derive import Facts, principal_facts, target_facts
 from entrepot.policy.program import Decision, Program
@@ -48,12 +48,11 @@ def timeline(program: Program, world: World, client: Client, question: Question)
 def _stretch(start: int | None, until: int | None, decisions: dict[str, Decision], because: tuple[str, ...]) -> Stretch:
     allowed = tuple(name for name, decision in decisions.items() if decision.permit)
     counted = [decision for decision in decisions.values() if decision.permit == bool(allowed)]
-    code = next((decision.code for decision in counted if decision.code), None)
     return Stretch(
         from_ms=start,
         until_ms=until,
         decision="allow" if allowed else "refuse",
-        code=None if allowed else code or "access_denied",
+        code=None if allowed else told_code(counted),
         rules=tuple(sorted({rule for decision in counted for rule in decision.rules})),
         allowed=allowed,
         because=because,
