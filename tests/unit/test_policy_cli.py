@@ -177,6 +177,17 @@ def test_explain_always_ends_with_0_but_for_wrong_usage(world: Path) -> None:
     assert run("explain", world, "--account", "x", "--deployment", "y", "--origin", "JP").exit_code == 2
 
 
+def test_an_eligibility_to_be_had_comes_beside_the_others(tmp_path: Path) -> None:
+    forbid = 'when = { org.territory = "JP" }\nunless = [{ org.eligibility = "friend" }]'
+    own = OWN.replace('when = { operation = "chat", origin.territory = "JP" }', forbid)
+    folder = write(tmp_path / "world", own)
+    call = ("explain", folder, *CALL, "--origin", "JP", "--at", "2081-01-01T00:00:00Z")
+    assert "would be allowed if org.eligibility had friend (is none)\n" in run(*call).stdout
+    screened = 'screening = "clear"'
+    (folder / "world.toml").write_text(WORLD.replace(screened, f'{screened}\neligibility = [{{ name = "x" }}]'))
+    assert "would be allowed if org.eligibility had friend too (is x)\n" in run(*call).stdout
+
+
 def test_timeline(world: Path) -> None:
     found = read("timeline", world, *CALL, "--origin", "JP")["timeline"]
     assert [(one["from"], one["decision"], one["because"]) for one in found] == [

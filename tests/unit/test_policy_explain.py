@@ -6,9 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from entrepot import policy
+from entrepot.gateway.admit import refusal
 from entrepot.policy.analysis.explain import Question, explain
 from entrepot.policy.analysis.targets import Client, find_client
 from entrepot.policy.analysis.timeline import timeline
+from entrepot.policy.program import Decision
 from entrepot.resources.model import (
     Account,
     Deployment,
@@ -180,6 +182,45 @@ def test_a_timeline_names_what_changes() -> None:
     assert found[2].because == ("OWNED-25 takes effect", "OWNED-50 takes effect", "OWNED-OVER-50 takes effect")
     assert found[2].until_ms is None
     assert found[0].rules == ("BASE-01",)
+
+
+PLACES = """
+[pack]
+id = "places"
+[[rule]]
+id = "GERMANY"
+effect = "forbid"
+when = { target.region = "germany" }
+[[rule]]
+id = "JAPAN"
+effect = "forbid"
+when = { target.region = "japaneast" }
+code = "no_chat"
+"""
+
+
+def test_the_code_is_the_one_that_the_gateway_tells() -> None:
+    program = policy.compile(
+        policy.parse([policy.shipped("entrepot:base"), PackSource("places.toml", PLACES.encode())])
+    )
+    client = find_client(WORLD, "gmbh-ai", "wide")
+    found = explain(program, WORLD, client, Question(JULY_9, "DE"))
+    assert [(target.upstream, target.code) for target in found.targets] == [
+        ("de-1", "access_denied"),
+        ("jp-1", "no_chat"),
+    ]
+    decisions = tuple(Decision(permit=False, rules=(), code=code, reason={}) for code in (None, "no_chat"))
+    told = refusal(client, decisions)  # type: ignore[arg-type]
+    assert found.code == (told.name or told.code.label) == "access_denied"
+    assert next(timeline(program, WORLD, client, Question(0, "DE"))).code == "access_denied"
+
+
+def test_without_a_target_the_code_says_so() -> None:
+    client = find_client(WORLD, "gmbh-ai", "d")
+    client = client._replace(deployment=Deployment("d", "nothing", "1"))
+    found = explain(PROGRAM, WORLD, client, Question(JULY_9, "DE"))
+    assert (found.decision, found.code) == ("refuse", "no_target")
+    assert next(timeline(PROGRAM, WORLD, client, Question(0, "DE"))).code == "no_target"
 
 
 def test_what_there_is_not() -> None:

@@ -24,7 +24,7 @@ from entrepot.policy.analysis.cedar import schema as cedar_schema
 from entrepot.policy.analysis.check import check as check_packs
 from entrepot.policy.analysis.check import drift, told
 from entrepot.policy.analysis.diff import diff as diff_packs
-from entrepot.policy.analysis.explain import Explanation, Question
+from entrepot.policy.analysis.explain import Explanation, Lawful, Question
 from entrepot.policy.analysis.explain import explain as explain_call
 from entrepot.policy.analysis.fresh import fresh_lists
 from entrepot.policy.analysis.names import unknown_names
@@ -157,8 +157,15 @@ def explain(  # noqa: PLR0913, PLR0917 - one for each option
     if not found.targets:
         print("  the deployment has no candidate target")
     for number, way in enumerate(found.would_allow):
-        changes = " and ".join(f"{one.fact} were {one.to} (is {one.is_})" for one in way)
+        changes = " and ".join(_wished(one) for one in way)
         print(("would be allowed if " if number == 0 else "              or if ") + changes)
+
+
+def _wished(one: Lawful) -> str:
+    """What would have to be. A name comes beside those that are there, it replaces none."""
+    if FACTS[one.fact].kind != "names":
+        return f"{one.fact} were {one.to} (is {one.is_})"
+    return f"{one.fact} had {one.to}" + ("" if one.is_ == "none" else " too") + f" (is {one.is_})"
 
 
 def _explained(found: Explanation) -> dict[str, Any]:
