@@ -135,6 +135,37 @@ def test_check_against_a_fresh_list(world: Path, tmp_path: Path) -> None:
     assert run("check", world, "--against", fresh).exit_code == 2
 
 
+def test_fresh_lists_are_normalised_and_a_code_that_is_none_is_named(world: Path, tmp_path: Path) -> None:
+    sets = read("show", world)["packs"][1]["sets"]
+    listed = next(one for one in sets if one["name"] == "openai_supported")["members"]
+    fresh = tmp_path / "fresh.toml"
+    codes = [one["value"] for one in listed]
+    fresh.write_text(f"set.openai_supported = {json.dumps(['uk' if one == 'GB' else one.lower() for one in codes])}")
+    done = run("check", world, "--against", fresh)
+    assert "@openai_supported" not in done.stdout
+    assert done.exit_code == 0
+    fresh.write_text('set.openai_supported = ["JP", "ZZ", "Mars"]')
+    done = run("check", world, "--against", fresh)
+    assert done.exit_code == 2
+    assert "no territory in `set.openai_supported`: `ZZ`, `Mars`; use codes of ISO 3166-1" in done.stderr
+
+
+def test_warnings_are_findings_and_notes_are_not(world: Path, tmp_path: Path) -> None:
+    assert {one["severity"] for one in read("check", world)["findings"]} == {"note"}
+    assert run("check", world).exit_code == 0
+    folder = write(tmp_path / "warned", OWN.replace('clause = "1"', 'clause = "1"\nunknown = "pass"'))
+    assert {one["severity"] for one in read("check", folder)["findings"]} == {"note", "warning"}
+    assert run("check", folder).exit_code == 1
+    assert run("release", folder).exit_code == 0
+
+
+def test_an_instant_that_is_none_says_how_to_write_it(world: Path) -> None:
+    for text in ("yesterday", "0000-01-01T00:00:00Z", "2024-13-01T00:00:00Z"):
+        done = run("explain", world, *CALL, "--origin", "JP", "--at", text)
+        assert done.exit_code == 2
+        assert done.stderr == f"`{text}` is not an instant; write it like `2024-07-09T00:00:00Z`\n"
+
+
 def test_errors_of_packs_go_to_stderr_with_status_1(tmp_path: Path) -> None:
     folder = write(tmp_path / "world", OWN.replace("origin.territory", "origin.teritory"))
     done = run("check", folder)

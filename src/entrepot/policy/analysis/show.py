@@ -27,8 +27,11 @@ def iso(at_ms: int) -> str:
 
 
 def milliseconds(text: str) -> int:
-    """The instant of an ISO 8601 text with its offset. Raises `ValueError`."""
-    instant = datetime.fromisoformat(text)
+    """The instant of an ISO 8601 text with its offset. Raises `ValueError`, saying how to write it."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"`{text}` is not an instant; write it like `2024-07-09T00:00:00Z`") from error
     if instant.tzinfo is None:
         raise ValueError(f"`{text}` has no offset; write it like `2024-07-09T00:00:00Z`")
     return (instant - _EPOCH) // timedelta(milliseconds=1)
