@@ -43,6 +43,31 @@ def test_missing_keys_stand_at_their_table() -> None:
     assert problem.line == line_of(text, "[[operator]]")
 
 
+PACK = b"""\
+[pack]
+id = "draft"
+[set.home]
+territories = ["JP"]
+[[rule]]
+id = "R"
+effect = "forbid"
+when = { origin.territory = "@!home" }
+"""
+
+
+def test_a_pack_that_the_world_does_not_name_is_one_problem() -> None:
+    problem = only(WORLD, draft=PACK)
+    assert (problem.file, problem.line, problem.what) == ("draft.toml", 1, "a policy pack that the world does not name")
+    assert problem.fix.startswith("add `draft.toml` to `[policy].packs`, or keep a draft outside the folder")
+    assert problems(changed('packs = ["entrepot:base"]', 'packs = ["entrepot:base", "draft.toml"]'), draft=PACK) == []
+    assert problems(WORLD, drafts__draft=PACK) == []
+
+
+def test_a_line_that_does_not_parse_may_name_the_pack() -> None:
+    text = changed('packs = ["entrepot:base"]', 'packs = ["entrepot:base" "draft.toml"]')
+    assert {problem.file for problem in problems(text, draft=PACK)} == {"world.toml"}
+
+
 def test_tables_that_belong_inside_others() -> None:
     found = by_key(problems(WORLD.replace("[[account.deployment]]", "[[deployment]]")))
     assert found["deployment"].fix == "write `[[account.deployment]]` after its `[[account]]`"

@@ -47,6 +47,7 @@ def _load(files: Mapping[str, bytes], shipped: Mapping[str, bytes]) -> Loaded:
     named = {pack for data in files.values() for pack in named_packs(data)}
     texts: dict[str, str] = {}
     documents: dict[str, dict[str, Any]] = {}
+    unnamed: list[str] = []
     for file, data in files.items():
         sheet.file = file
         if file in named and named_packs(data):
@@ -61,7 +62,13 @@ def _load(files: Mapping[str, bytes], shipped: Mapping[str, bytes]) -> Loaded:
         document = None if text is None else parse(text, sheet)
         if text is not None and document is not None:
             texts[file], documents[file] = text, document
-            read_file(document, sheet)
+            if _is_pack(document):
+                unnamed.append(file)
+            else:
+                read_file(document, sheet)
+    for file in unnamed if not sheet.lost else ():  # a line that does not parse may name it
+        fix = f"add `{file}` to `[policy].packs`, or keep a draft outside the folder or in a subfolder of it"
+        sheet.mistake(("pack",), "a policy pack that the world does not name", fix, file)
     if files and not any(documents.values()) and not sheet.errors:
         # An emptied file is a slip, not the wish to refuse everybody.
         sheet.mistake((), "the files declare nothing", "declare what is served, or restore the files", min(files))
@@ -72,6 +79,10 @@ def _load(files: Mapping[str, bytes], shipped: Mapping[str, bytes]) -> Loaded:
     if sheet.errors:
         raise WorldInvalid(problems, packs)
     return Loaded(_world(sheet, packs), problems)
+
+
+def _is_pack(document: Mapping[str, Any]) -> bool:
+    return "pack" in document and document.keys() <= {"pack", "set", "rule", "case", "invariant"}
 
 
 def _world(sheet: Sheet, packs: tuple[PackSource, ...]) -> World:
