@@ -170,8 +170,8 @@ def some_entries(program: Program) -> list[bytes]:
 
 
 EXPECTED = [
-    ("allow to refuse", "far", "HOSTED", 1, [10]),
     ("allow to refuse", "kanto", "HOSTED", 5, [2, 3, 4]),
+    ("allow to refuse", "far", "HOSTED", 1, [10]),
     ("other targets", "kanto", "HOSTED", 1, [7]),
     ("refuse to allow", "far", "FAR", 1, [9]),
     ("refuse to allow", "kanto", "FAR", 1, [1]),
@@ -229,7 +229,10 @@ def test_the_command_finds_releases_and_tells_flips(tmp_path: Path) -> None:
     status, said = run(*arguments)
     assert status == 0
     assert "11 decisions of 1 release: all come out the same under their own release" in said
-    assert "6 allow to refuse, 1 other targets, 2 refuse to allow" in said
+    assert "allow to refuse: 6 calls" in said
+    assert "  by account: kanto 5; far 1" in said
+    assert "other targets: 1 call" in said
+    assert "refuse to allow: 2 calls" in said
     status, said = run(*arguments, "--json", "--since", "2020-01-01")
     assert (status, len(json.loads(said)["flips"])) == (0, 5)
     stray = entry_of(program_of(STRICTER), of())

@@ -19,8 +19,9 @@ from entrepot.resources.load import load_world, read_world
 from entrepot.resources.model import PackSource
 from entrepot.resources.problems import WorldInvalid
 
-# So many findings and flips are listed; the rest is counted, and `--json` has all.
+# So many findings are listed, and so many flips of each direction; `--json` has all.
 _LISTED = 40
+_MOST = 8
 
 
 def replay(
@@ -92,17 +93,23 @@ def _print_lines(found: Replay, release: str, problems: list[str]) -> None:
         print(f"{of}: all come out the same under their own release")
     else:
         print(f"{of}: {found.different:,} do not come out the same")
+    print(f"under {release}:" + ("" if found.flips else " nothing flips"))
     flips = found.sorted_flips()
-    print(f"under {release}: {_summary(flips)}")
-    for flip in flips[:_LISTED]:
-        about = f"{flip.direction}: {flip.calls:,} on {flip.day}, account {flip.account}, {flip.rule}"
-        print(f"  {about}; {', '.join(flip.examples)}")
-    if len(flips) > _LISTED:
-        print(f"  and {len(flips) - _LISTED} more groups; --json lists all")
+    for direction in sorted({flip.direction for flip in flips}):
+        _print_direction(direction, [flip for flip in flips if flip.direction == direction])
 
 
-def _summary(flips: list[Flip]) -> str:
-    calls: Counter[str] = Counter()
-    for flip in flips:
-        calls[flip.direction] += flip.calls
-    return ", ".join(f"{number:,} {name}" for name, number in sorted(calls.items())) or "nothing flips"
+def _print_direction(direction: str, flips: list[Flip]) -> None:
+    number = sum(flip.calls for flip in flips)
+    print(f"{direction}: {number:,} call" + ("" if number == 1 else "s"))
+    for name in ("account", "rule", "day"):
+        calls: Counter[str] = Counter()
+        for flip in flips:
+            calls[getattr(flip, name)] += flip.calls
+        most = [f"{value} {number:,}" for value, number in calls.most_common(_MOST)]
+        more = f"; and {len(calls) - _MOST} more" if len(calls) > _MOST else ""
+        print(f"  by {name}: {'; '.join(most)}{more}")
+    for flip in flips[:_MOST]:
+        print(f"  {flip.calls:,} of {flip.account} on {flip.day} by {flip.rule}, as {', '.join(flip.examples)}")
+    if len(flips) > _MOST:
+        print(f"  and {len(flips) - _MOST} more such groups; --json lists all")

@@ -214,7 +214,8 @@ def instant(text: str | None, option: str) -> int | None:
 def reading(ledger: Path) -> Iterator[Logs]:
     """The logs of a folder, with a bar while they are read. What cannot be read ends the command with status 1."""
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
         logs = Logs(ledger, lambda size: bar.advance(task, size))
         bar.update(task, total=logs.size())

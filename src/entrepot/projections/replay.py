@@ -186,7 +186,8 @@ class Replay:
         return _Verdict(since_ms, until_ms, past.release, own is not None, differs, otherwise, flip)
 
     def sorted_flips(self) -> list[Flip]:
-        return [flip for _, flip in sorted(self.flips.items())]
+        """The most calls first, direction by direction."""
+        return [flip for _, flip in sorted(self.flips.items(), key=lambda each: (each[0][0], -each[1].calls, each[0]))]
 
     def _flip(self, about: _Flip, place: str, day: str) -> None:
         key = (*about, day)
