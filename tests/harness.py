@@ -268,19 +268,20 @@ def ask(
     *,
     method: str | None = None,
     source: str = FROM_JP,
+    timeout_s: float = 30,
 ) -> Answer:
     """One call on a connection of its own. `key` goes as a Bearer token; repeated answer headers are an error."""
-    with opened(place, source) as connection:
+    with opened(place, source, timeout_s) as connection:
         return asked(connection, path, body, key, headers, method=method)
 
 
 @contextmanager
-def opened(place: Place, source: str = FROM_JP) -> Iterator[http.client.HTTPConnection]:
+def opened(place: Place, source: str = FROM_JP, timeout_s: float = 30) -> Iterator[http.client.HTTPConnection]:
     connection: http.client.HTTPConnection
     if place.tls is None:
-        connection = http.client.HTTPConnection(place.host, place.port, timeout=30, source_address=(source, 0))
+        connection = http.client.HTTPConnection(place.host, place.port, timeout=timeout_s, source_address=(source, 0))
     else:
-        connection = http.client.HTTPSConnection("localhost", place.port, timeout=30, context=place.tls)
+        connection = http.client.HTTPSConnection("localhost", place.port, timeout=timeout_s, context=place.tls)
     try:
         yield connection
     finally:
@@ -467,7 +468,8 @@ class Fleet:
         try:
             gateway.ready()
             yield gateway
-            gateway.metrics()  # counts are never taken back: what must not be in them would be there still
+            if gateway.process.poll() is None:
+                gateway.metrics()  # counts are never taken back: what must not be in them would be there still
         finally:
             gateway.stop()
             self._running.remove(gateway)

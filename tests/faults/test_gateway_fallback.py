@@ -39,6 +39,9 @@ FAULTS: dict[str, Rule] = {
     "e404": Rule(status=404),
     "territory": Rule(status=403, json=TERRITORY),
     "e400": Rule(status=400, json={"error": {"message": "no", "type": "t", "param": None, "code": "c"}}),
+    "page": Rule(status=200, headers={"content-type": "text/html"}, body="<html>maintenance</html>"),
+    "empty": Rule(status=200, body=""),
+    "half": Rule(status=200, body='{"id": "x", '),
     "moved": Rule(status=302, headers={"location": "http://127.0.0.1:1/"}),
 }
 OTHERS_TRY = tuple(name for name in FAULTS if name not in {"territory", "e400"})

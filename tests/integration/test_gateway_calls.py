@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
+from entrepot.gateway.records import named
 from entrepot.sim.settings import Rule, Settings
 from harness import CONTENT, Answer, House, ask, asked, body_of, call_bytes, opened, raw, to_end
 
@@ -302,3 +304,19 @@ def test_the_log_says_nothing_of_a_served_call(house: House) -> None:
     assert call(house).status == 200
     assert CONTENT.encode() in house.openai.seen[-1].body
     assert len(house.gateway.log) == before
+
+
+class TestEndUser:
+    @pytest.mark.parametrize("user", ["1e999", "17", "null", '["u"]', f'"{"u" * 200_000}"', '"u-1"'])
+    def test_is_never_a_fault_of_ours(self, house: House, user: str) -> None:
+        for field in ("user", "safety_identifier"):
+            body = b'{"%b":%b,%b' % (field.encode(), user.encode(), body_of()[1:])
+            assert ask(house.gateway.data, body=body, key=house.key()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("user", "kept"),
+    [("u" * 256, "u" * 256), ("u" * 257, "sha256:" + sha256(b"u" * 257).hexdigest())],
+)
+def test_a_long_name_is_kept_as_its_digest(user: str, kept: str) -> None:
+    assert named(user) == kept

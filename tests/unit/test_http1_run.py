@@ -144,3 +144,22 @@ def test_futures_tasks_and_bare_yields() -> None:
         assert seen == [42]
 
     with_loop(test)
+
+
+def test_what_came_just_before_the_handler_was_cancelled_moves_nothing() -> None:
+    async def test() -> None:
+        loop, seen = asyncio.get_running_loop(), []
+        future = loop.create_future()
+        loop.set_exception_handler(lambda _, context: seen.append(context["message"]))
+
+        async def handler() -> None:
+            await future
+
+        run = Run(handler())
+        run.step()
+        future.set_result(None)
+        run.cancel()
+        await asyncio.sleep(0.01)
+        assert seen == []
+
+    with_loop(test)

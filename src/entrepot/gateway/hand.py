@@ -99,6 +99,7 @@ class Hand:
         except TimeoutError:
             log.error("worker did not end in time and is killed")
             self.kill()
+            await self._process.wait()
 
     async def _tell(self, message: Message) -> None:
         """A worker that takes nothing for `STUCK_S` is ended; its successor begins with the files as they are then."""

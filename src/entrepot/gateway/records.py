@@ -140,10 +140,9 @@ def end_user(fields: Fields) -> str | msgspec.UnsetType:
     """The client's own name for whom it asks for, if it gives one."""
     for name in ("safety_identifier", "user"):
         value = fields.get(name)
-        if value is None or value[:1] != b'"':
-            continue
-        with suppress(msgspec.DecodeError):  # text that is no Unicode names nobody
-            return named(msgspec.json.decode(value, type=str))
+        if value is not None:
+            with suppress(msgspec.DecodeError):  # no text names nobody; the upstream judges what else it is
+                return named(msgspec.json.decode(value, type=str))
     return UNSET
 
 

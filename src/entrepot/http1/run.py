@@ -137,8 +137,10 @@ class Run:
         self._waits_for = future
         future.add_done_callback(self._come)
 
-    def _come(self, _future: asyncio.Future[Any]) -> None:
-        self.step()
+    def _come(self, future: asyncio.Future[Any]) -> None:
+        # Called in a later turn of the loop: the coroutine may have been cancelled since, and be over or elsewhere.
+        if self._waits_for is future:
+            self.step()
 
 
 def _finish(future: asyncio.Future[Any]) -> None:
