@@ -18,7 +18,15 @@ ENABLED = os.environ.get("ENTREPOT_COMPILE") == "1"
 HOT = (
     *("gateway/admit", "gateway/call", "gateway/dispatch", "gateway/heads", "gateway/health", "gateway/ids"),
     *("gateway/journal", "gateway/records", "gateway/relay", "gateway/routes", "gateway/serve", "gateway/settle"),
-    *("gateway/upstreams",),
+    *(
+        "gateway/upstreams",
+        "ledger/frames",
+        "ledger/ledger",
+        "ledger/log",
+        "ledger/store",
+        "ledger/tree",
+        "ledger/writer",
+    ),
     *("http1/client", "http1/clock", "http1/connection", "http1/exchange", "http1/head", "http1/message"),
     *("http1/response", "http1/run", "http1/server", "http1/upstream"),
     *("origin/resolve", "policy/program", "snapshot"),

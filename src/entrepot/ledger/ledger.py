@@ -74,7 +74,7 @@ class Ledger:
         self._clock_ms = clock_ms
         self._pending = _Pending()
         self._jobs: SimpleQueue[_Pending | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+        self._writer_thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signing: asyncio.Task[None] | None = None
         self._writing = False  # a batch is with the thread
@@ -110,7 +110,7 @@ class Ledger:
     def start(self) -> None:
         """Take entries, sign a checkpoint each second when the log grew. Call it in the loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        self._writer_thread.start()
         self._signing = self._loop.create_task(self._sign())
 
     @property
@@ -173,7 +173,7 @@ class Ledger:
             self._send()
             await self._idle.wait()
         self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._writer_thread.join)
         try:
             await asyncio.to_thread(self._writer.close)
         except OSError as error:
@@ -291,7 +291,7 @@ class Ledger:
 
     def _try_again(self) -> None:
         """What was kept, and an entry that says since when and how many were refused, is the trial."""
-        if self._thread.is_alive() and not self._writing:
+        if self._writer_thread.is_alive() and not self._writing:
             told = Degraded(self._clock_ms(), self.problem or "", self._refused, self._since_ms, "ledger")
             self._hand_over_trial(encode(told))
 
