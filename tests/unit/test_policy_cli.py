@@ -243,6 +243,16 @@ def test_diff_of_worlds_and_of_packs(world: Path, tmp_path: Path) -> None:
     assert read("diff", world, other, "--at", "2025-01-01T00:00:00Z")["changes"] == []
 
 
+def test_a_diff_at_one_instant_tells_no_period(world: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other", OWN.replace("2080", "2026", 1))
+    at = ("--at", "2027-01-01T00:00:00Z")
+    told = run("diff", world, other, *at).stdout
+    assert "screening is clear: allowed → refused (OWN-1)\n" in told
+    assert "touches meridian-ai/chat on jp-1: allowed → refused\n" in told
+    found = read("diff", world, other, *at)
+    assert not {"from", "until"} & (found["changes"][0].keys() | found["touched"][0].keys())
+
+
 def test_prove(world: Path, tmp_path: Path) -> None:
     assert "proved  OWN-I" in run("prove", world).stdout
     more = tmp_path / "more.toml"
@@ -252,6 +262,113 @@ def test_prove(world: Path, tmp_path: Path) -> None:
     done = run("prove", world, more)
     assert done.exit_code == 1
     assert "refuted M: nobody is served" in done.stdout
+    assert read("prove", world)["serves"] is True
+
+
+def test_what_proves_nothing_says_so(tmp_path: Path) -> None:
+    alone = tmp_path / "own.toml"
+    alone.write_text(OWN.replace("@!openai_supported", "JP"))
+    done = run("prove", alone)
+    assert done.stdout.endswith(
+        "1 of 1 proved\nno rule permits anything, so that this proves nothing: prove it with the packs that permit\n"
+    )
+    assert (done.exit_code, read("prove", alone)["serves"]) == (0, False)
+    alone.write_text(OWN.partition("[[invariant]]")[0])
+    assert run("prove", alone).stdout == "no pack has an `[[invariant]]`: there is nothing to prove\n"
+
+
+def test_a_refuted_invariant_shows_one_call(world: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.toml"
+    facts = 'org.eligibility = "y", org.owned_25 = "@openai_supported", origin.territory = ["JP", "DE"]'
+    more.write_text(f'[pack]\nid = "m"\n[[invariant]]\nid = "M"\nclaim = "all"\nalways = {{ {facts} }}\n')
+    told = run("prove", world, more).stdout
+    assert "    for one: " in told
+    assert "; org.eligibility has y; " in told
+    assert "; origin.territory = DE; owners in @openai_supported hold 25 % to under 50 %; until 2024-07-09" in told
+
+
+SIGNED = """
+[pack]
+id = "signed"
+owner = "compliance@harbour.example"
+as_of = 2026-01-01
+review = 2027-01-01
+source = { title = "Law", url = "https://law.example", retrieved = 2026-08-05 }
+[set.lands]
+territories = ["CN", { code = "FR", from = 2027-03-01T00:00:00Z }]
+excludes = ["HK", "MO", "TW"]
+complete = false
+source = { title = "List", url = "https://list.example", retrieved = 2026-08-06 }
+[[rule]]
+id = "R"
+effect = "forbid"
+status = "stayed"
+revives = 2027-06-01T00:00:00Z
+unknown = "pass"
+when = { origin.territory = "@lands" }
+any = { org.kyc = "none", org.screening = "hit" }
+unless = [{ operation = "chat" }, { operation = "batch" }]
+code = "no_lands"
+reason = { en = "not from here", de = "nicht von hier" }
+clause = "§1"
+note = "see annex"
+[[rule]]
+id = "S"
+effect = "forbid"
+status = "proposed"
+from = 2027-01-01T00:00:00Z
+when = {}
+source = { title = "Bill" }
+[[invariant]]
+id = "I"
+claim = "nobody there is served"
+never = { origin.territory = "@lands" }
+from = 2028-01-01T00:00:00Z
+"""
+PAGE = """
+signed: no description
+  owner: compliance@harbour.example
+  source: Law, https://law.example, retrieved 2026-08-05
+  as of 2026-01-01; review by 2027-01-01
+  @lands: 2 territories, not complete
+    CN, FR (from 2027-03-01T00:00:00Z)
+    leaves out knowingly: HK, MO, TW
+    source: List, https://list.example, retrieved 2026-08-06
+  forbid R, stayed, revives 2027-06-01T00:00:00Z, decides from 2027-06-01T00:00:00Z
+    when origin.territory = @lands
+    any of org.kyc = none; org.screening = hit
+    unless operation = batch
+    unless operation = chat
+    unknown = "pass": what cannot be told is let through
+    code: no_lands
+    reason (de): nicht von hier
+    reason (en): not from here
+    clause: §1
+    note: see annex
+  forbid S, proposed, decides never (dated from 2027-01-01T00:00:00Z)
+    whatever the facts
+    no clause
+    source: Bill
+  never I: nobody there is served
+    when origin.territory = @lands
+    from 2028-01-01T00:00:00Z
+"""
+
+
+def test_the_page_to_sign_off_holds_all_that_matters(tmp_path: Path) -> None:
+    pack = tmp_path / "signed.toml"
+    pack.write_text(SIGNED)
+    release, _, page = run("show", pack).stdout.partition("\n")
+    assert release.startswith("release sha256:")
+    assert page == PAGE
+
+
+def test_a_forbid_without_facts_is_found(tmp_path: Path) -> None:
+    pack = tmp_path / "signed.toml"
+    pack.write_text(SIGNED)
+    told = run("check", pack).stdout
+    assert "warning: `S` refuses every call: it names no fact; name facts in `when`" in told
+    assert "`R` refuses every call" not in told
 
 
 def test_release_and_show(world: Path, tmp_path: Path) -> None:

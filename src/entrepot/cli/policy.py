@@ -23,18 +23,21 @@ from entrepot.policy.analysis.cedar import cedar as cedar_policies
 from entrepot.policy.analysis.cedar import schema as cedar_schema
 from entrepot.policy.analysis.check import check as check_packs
 from entrepot.policy.analysis.check import drift, told
+from entrepot.policy.analysis.diff import Change
 from entrepot.policy.analysis.diff import diff as diff_packs
 from entrepot.policy.analysis.explain import Explanation, Lawful, Question
 from entrepot.policy.analysis.explain import explain as explain_call
 from entrepot.policy.analysis.fresh import fresh_lists
 from entrepot.policy.analysis.names import unknown_names
+from entrepot.policy.analysis.page import page
 from entrepot.policy.analysis.prove import prove as prove_packs
-from entrepot.policy.analysis.show import iso, milliseconds, period
+from entrepot.policy.analysis.prove import serves
+from entrepot.policy.analysis.show import example, iso, milliseconds, period
 from entrepot.policy.analysis.space import Space
 from entrepot.policy.analysis.table import csv_table
 from entrepot.policy.analysis.targets import Client, find_client
 from entrepot.policy.analysis.timeline import timeline as timeline_of
-from entrepot.policy.analysis.touched import touched
+from entrepot.policy.analysis.touched import Touched, touched
 from entrepot.policy.facts import FACTS, OPERATIONS
 from entrepot.policy.release import canonical, release_of
 from entrepot.resources.load import load_world, read_world
@@ -55,6 +58,7 @@ Network = Annotated[str, typer.Option("--network", help="Class of the network th
 Attested = Annotated[bool, typer.Option("--attested", help="The network is attested as the client's own.")]
 Operation = Annotated[str, typer.Option("--operation", help="What is asked for, such as `chat` or `deploy`.")]
 
+_NOTHING_TO_PROVE = "no pack has an `[[invariant]]`: there is nothing to prove"
 # Boxes beyond this many are counted, not listed; `--json` has all.
 _LISTED = 40
 
@@ -205,7 +209,9 @@ def timeline(  # noqa: PLR0913, PLR0917 - one for each option
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="A world's folder, or one pack as a file.", exists=True)],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="What is to replace it.", exists=True)],
-    at: Annotated[str, typer.Option("--at", help="Only at this instant. Default: at all times.")] = "",
+    at: Annotated[
+        str, typer.Option("--at", help="Only at this instant, and then without periods. Default: at all times.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Every call that would be decided otherwise, over all facts and times. Exit status 1 when there is one."""
@@ -216,21 +222,26 @@ def diff(
     hit = tuple(touched(Space([before, after]), world, at_ms)) if world and not found.empty else ()
     if json:
         answer = {"old": release_of(before), "new": release_of(after), "counts": found.counts}
-        changes = [_timed(one) | {"facts": dict(one.facts)} for one in found.changes]
-        _print_json(answer | {"changes": changes, "touched": [_timed(one) for one in hit]})
+        changes = [_timed(one, at_ms) | {"facts": dict(one.facts)} for one in found.changes]
+        _print_json(answer | {"changes": changes, "touched": [_timed(one, at_ms) for one in hit]})
     else:
         for one in found.changes[:_LISTED]:
-            print(f"{one.text}: {one.direction}, {period(one.from_ms, one.until_ms)} ({', '.join(one.rules)})")
+            print(f"{one.text}: {one.direction}{_during(one, at_ms)} ({', '.join(one.rules)})")
         if len(found.changes) > _LISTED:
             print(f"and {len(found.changes) - _LISTED} more; --json lists all")
         for direction, count in found.counts.items():
             print(f"{direction}: {count:,} combinations of facts")
         for each in hit:
-            print(f"touches {each.account}/{each.deployment} on {each.upstream}: {each.direction}, "
-                  f"{period(each.from_ms, each.until_ms)}")  # fmt: skip
+            touches = f"touches {each.account}/{each.deployment} on {each.upstream}"
+            print(f"{touches}: {each.direction}{_during(each, at_ms)}")
         if found.empty:
             print("no call is decided otherwise")
     raise typer.Exit(0 if found.empty else 1)
+
+
+def _during(one: Change | Touched, at_ms: int | None) -> str:
+    """Its period, but for a comparison at one instant: how long it lasts has then not been looked at."""
+    return "" if at_ms is not None else f", {period(one.from_ms, one.until_ms)}"
 
 
 @app.command()
@@ -245,8 +256,9 @@ def prove(
     """Prove the invariants of a world, or show a call for which one fails."""
     packs, _ = _load(folder, [invariants] if invariants else [])
     proofs = list(prove_packs(packs))
+    serving = serves(packs)
     if json:
-        _print_json({"proofs": [_timed(one) | {"facts": dict(one.facts)} for one in proofs]})
+        _print_json({"serves": serving, "proofs": [_timed(one) | {"facts": dict(one.facts)} for one in proofs]})
     else:
         for one in proofs:
             print(
@@ -254,9 +266,11 @@ def prove(
                 + (" (about no call)" if one.vacuous else "")
             )
             if not one.proved:
-                facts = told(dict(one.facts)) or "any call"
-                print(f"    {facts}; {period(one.from_ms, one.until_ms)}; by {', '.join(one.rules) or 'no rule'}")
-        print(f"{sum(one.proved for one in proofs)} of {len(proofs)} proved")
+                when = period(one.from_ms, one.until_ms)
+                print(f"    for one: {example(one.facts)}; {when}; by {', '.join(one.rules) or 'no rule'}")
+        print(f"{sum(one.proved for one in proofs)} of {len(proofs)} proved" if proofs else _NOTHING_TO_PROVE)
+        if proofs and not serving:
+            print("no rule permits anything, so that this proves nothing: prove it with the packs that permit")
     raise typer.Exit(0 if all(one.proved for one in proofs) else 1)
 
 
@@ -300,31 +314,13 @@ def export(
 
 @app.command()
 def show(folder: WorldFolder, json: Json = False) -> None:
-    """The packs as a page to read: every rule with its dates, conditions and source."""
+    """The packs as a page to read: all that their sets, rules and invariants say."""
     packs, _ = _load(folder)
     if json:
         _print_json({"release": release_of(packs), "packs": msgspec.json.decode(canonical(packs))})
         return
     print(f"release {release_of(packs)}")
-    for pack in packs:
-        _print_pack(pack)
-
-
-def _print_pack(pack: Pack) -> None:
-    print(f"\n{pack.id}: {pack.about or 'no description'}" + (f" (as of {pack.as_of})" if pack.as_of else ""))
-    for each in pack.sets:
-        print(f"  @{each.name}: {len(each.members)} {each.kind}" + ("" if each.complete else ", not complete"))
-    for rule in pack.rules:
-        print(f"  {rule.effect} {rule.id}, {rule.status}, {period(rule.from_ms, rule.until_ms)}")
-        for word, conditions in (
-            ("when", rule.when),
-            ("any of", rule.any),
-            *(("unless", group) for group in rule.unless),
-        ):
-            if conditions:
-                print(f"    {word} " + "; ".join(f"{one.fact} = {', '.join(one.values)}" for one in conditions))
-        if rule.clause:
-            print(f"    {rule.clause}")
+    _print_lines(page(packs))
 
 
 def _load(path: Path, more: Iterable[Path] = ()) -> tuple[tuple[Pack, ...], World | None]:
@@ -382,13 +378,14 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _timed(item: msgspec.Struct) -> dict[str, Any]:
-    """A struct as a table, with its instants in ISO 8601."""
+def _timed(item: msgspec.Struct, only_ms: int | None = None) -> dict[str, Any]:
+    """A struct as a table, with its instants in ISO 8601; without a period where only one instant was looked at."""
     table: dict[str, Any] = msgspec.to_builtins(item)
     for key in ("from_ms", "until_ms"):
         if key in table:
             at_ms = table.pop(key)
-            table[key.removesuffix("_ms")] = None if at_ms is None else iso(at_ms)
+            if only_ms is None:
+                table[key.removesuffix("_ms")] = None if at_ms is None else iso(at_ms)
     return table
 
 

@@ -11,6 +11,7 @@ from entrepot.policy.analysis.cases import run_cases, untested
 from entrepot.policy.analysis.diagram import escapes
 from entrepot.policy.analysis.prove import prove
 from entrepot.policy.analysis.segments import during, segments
+from entrepot.policy.analysis.show import example
 from entrepot.policy.analysis.space import Space
 from entrepot.policy.model import Pack, Place, Rule, Set
 
@@ -80,6 +81,8 @@ def _rule(pack: Pack, rule: Rule) -> Iterator[Finding]:
     if rule.unknown_passes:
         fix = 'drop `unknown = "pass"`, or accept it'
         yield Finding("warning", rule.place, rule.id, "lets calls through of which the facts are unknown", fix)
+    if rule.effect == "forbid" and not (rule.when or rule.any or rule.unless):
+        yield Finding("warning", rule.place, rule.id, "refuses every call: it names no fact", "name facts in `when`")
     asked = {condition.fact for condition in rule.when}
     if rule.effect == "permit" and not asked & {"target.provider", "account.channel"}:
         fix = "name `target.provider` or `account.channel` in `when`"
@@ -118,7 +121,7 @@ def _invariants(packs: Sequence[Pack]) -> Iterator[Finding]:
     places = {each.id: each.place for pack in packs for each in pack.invariants}
     for proof in prove(packs):
         if not proof.proved:
-            what = f"does not hold: {told(dict(proof.facts))} by {', '.join(proof.rules) or 'no rule'}"
+            what = f"does not hold for one call: {example(proof.facts)}; by {', '.join(proof.rules) or 'no rule'}"
             yield Finding("error", places[proof.id], proof.id, what, "mend the rules or the claim")
         elif proof.vacuous:
             yield Finding("warning", places[proof.id], proof.id, "is about no call at all", "mend its scope")

@@ -11,7 +11,7 @@ from entrepot.policy.analysis.diagram import NOTHING, Diagram, Label, Question, 
 from entrepot.policy.analysis.diff import Plain, plain, row_of
 from entrepot.policy.analysis.segments import segments
 from entrepot.policy.analysis.space import Space
-from entrepot.policy.model import Invariant, Pack
+from entrepot.policy.model import Invariant, Pack, in_effect
 
 _FAILS: Final = "fails"
 
@@ -39,6 +39,11 @@ def prove(packs: Sequence[Pack]) -> Iterator[Proof]:
         for invariant in pack.invariants:
             scope = Pack(f"{pack.id} {invariant.id}", invariant.place, rules=(invariant.scope,))
             yield _prove(invariant, Space([packs, [*sets, scope]]))
+
+
+def serves(packs: Sequence[Pack]) -> bool:
+    """Whether some rule permits something at some time. Where none does, every `never` is true and says nothing."""
+    return any(rule.effect == "permit" and in_effect(rule) is not None for pack in packs for rule in pack.rules)
 
 
 def _prove(invariant: Invariant, space: Space) -> Proof:

@@ -58,6 +58,21 @@ def sentence(box: Box, sets: Iterable[Set]) -> str:
     return " ".join(filter(None, words)) + (f", where {' and '.join(rest)}" if rest else "")
 
 
+def example(facts: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """One call of a box, as `a = x; org.flag has y`: the first value of each fact, and the known before the unknown."""
+    said = []
+    for label, values in facts:
+        value = next((value for value in values if value != UNKNOWN), UNKNOWN)
+        fact, has, name = label.partition(" has ")
+        if label.startswith(f"{OWNERS} in "):
+            said.append(f"{label} hold {'an unknown share' if value == UNKNOWN else value}")
+        elif has:
+            said.append(f"{fact} {'has' if value == YES else 'lacks'} {name}")
+        else:
+            said.append(f"{label} = {'any other' if value == OTHER else value}")
+    return "; ".join(said) or "any call"
+
+
 def _part(dimension: Dimension, ats: Sequence[int]) -> str:
     """`org.flag has x`, `org.flag lacks x`, `owners in @s may hold more than 50 %`."""
     values = [value for at in ats for value in dimension.choices[at].values]
