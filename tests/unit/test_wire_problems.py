@@ -66,6 +66,13 @@ def test_a_refusal_has_the_rules_code_reason_and_decision() -> None:
         assert inner["message"] == "under review (decision gw1/7)"
 
 
+def test_another_version_of_http_is_the_clients_fault() -> None:
+    head, body = render_status("", 505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    inner = json.loads(body)["error"]
+    assert (inner["code"], inner["type"]) == ("bad_request", "invalid_request_error")
+    assert b"x-should-retry: false\r\n" in head
+
+
 def test_without_a_subject_the_message_stands() -> None:
     error = Error(Code.NOT_FOUND, "Invalid URL (GET /x)")
     assert json.loads(render(error, Form.OPENAI))["error"]["message"] == "Invalid URL (GET /x)"

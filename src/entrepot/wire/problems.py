@@ -134,6 +134,7 @@ _BY_STATUS: dict[int, Code] = {
     502: Code.UPSTREAM_FAULT,
     503: Code.NOT_READY,
     504: Code.UPSTREAM_TIMEOUT,
+    505: Code.BAD_REQUEST,
 }
 
 _RETRIED = frozenset({Code.REQUEST_TIMEOUT, Code.RATE_LIMITED})
