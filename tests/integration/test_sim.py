@@ -188,6 +188,16 @@ def test_what_a_real_service_refuses(sim: Sim, body: object, status: int) -> Non
     assert answer.json["error"]["message"]
 
 
+@pytest.mark.parametrize("status", [201, 302])
+def test_every_call_gets_the_status_that_is_set(status: int) -> None:
+    with simulated(Settings(status=status)) as sim:
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+            asked = {**CHAT, "prompt": "x", "input": "x"}
+            assert ask(sim, path, asked).status == status
+            assert ask(sim, path, {**asked, "stream": True}).status == status
+        assert ask(sim, "/v1/models").status == status
+
+
 def test_statuses_and_a_repeatable_share_of_failures() -> None:
     with simulated(Settings(status=429)) as sim:
         limited = ask(sim, "/v1/chat/completions", CHAT)

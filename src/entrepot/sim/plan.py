@@ -109,12 +109,12 @@ def _generated(request: Request, settings: Settings, rule: Rule, place: Place, a
     if place.operation == "embeddings":
         body, prompt_tokens = embed(asked, model, settings.dimensions)
         head = _head(place.form, "application/json", rule)
-        return Plan(200, head, body, prompt_tokens=prompt_tokens)
+        return Plan(rule.status or settings.status, head, body, prompt_tokens=prompt_tokens)
     prompt = prompt_of(asked, place.operation)
     told = tell(asked, prompt, settings.tokens if rule.tokens is None else rule.tokens, rule.text)
     seed = hashlib.sha256(request.body).digest()
     kind = Kind(place.operation == "chat/completions", model, seed, place.form is not Form.OPENAI)
-    status = rule.status or 200
+    status = rule.status or settings.status
     if not asked.stream:
         head = _head(place.form, "application/json", rule)
         body = whole(kind, told, rule.sse)
