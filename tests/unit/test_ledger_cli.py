@@ -56,8 +56,71 @@ def test_verify_says_what_is_not(data: Path) -> None:
     said = run("ledger", "verify", data / "ledger", "--key", data / KEY, status=1).stdout
     assert "NOT PROVED: " in said
     assert "it was changed, moved or cut short" in said
-    said = run("ledger", "verify", data / "ledger", "--key", "nobody+00000000+AAAA", status=1).stdout
-    assert "is no Ed25519 verifier key" in said
+
+
+def test_a_slip_is_no_word_on_the_ledger(data: Path) -> None:
+    receipt = data / "r.tlog-proof"
+    receipt.write_bytes(receipt_of(Places(data), ORIGIN, 3) or b"")
+    for key in ("nokey", "nobody+00000000+AAAA", str(data)):
+        for what in (("ledger", "verify", data / "ledger"), ("receipt", "verify", receipt)):
+            said = run(*what, "--key", key, status=2)
+            assert "PROVED" not in said.output
+            assert "verifier key" in " ".join(said.output.replace("│", " ").split())
+    said = run("ledger", "verify", data, "--key", data / KEY, status=2)
+    assert "is a data folder" in " ".join(said.output.replace("│", " ").split())
+
+
+def flip(data: Path, at: bytes) -> None:
+    """Change a byte of the entry that holds `at`."""
+    segment = data / "ledger" / LOG / "00000000.entries"
+    held = segment.read_bytes()
+    segment.write_bytes(held.replace(at, bytes([at[0] ^ 1]) + at[1:], 1))
+
+
+def test_damage_before_the_checkpoint_ends_the_reading(data: Path) -> None:
+    flip(data, b"far")
+    wrong = f"entry 3 of the log `{ORIGIN}` is damaged or missing: its checkpoint covers 7"
+    for form in ("jsonl", "csv"):
+        said = run("ledger", "export", "--data", data, "--format", form, status=1)
+        assert wrong in said.stderr
+        assert said.stdout.count("\n") == (3 if form == "jsonl" else 4)
+    assert wrong in run("ledger", "show", "--data", data, status=1).stderr
+    assert wrong in run("ledger", "tail", "--data", data, status=1).stderr
+    assert wrong in run("usage", "--data", data, status=1).stderr
+    pack = data / "own.toml"
+    pack.write_text('[pack]\nid = "own"\n')
+    assert wrong in run("policy", "replay", pack, "--ledger", data / "ledger", status=1).stderr
+    before = {path: path.read_bytes() for path in data.rglob("*.private")}
+    said = run("ledger", "erase", "--data", data, "--before", "2027-01-01", status=1)
+    assert f"not erased: {wrong}" in said.stderr
+    assert before == {path: path.read_bytes() for path in data.rglob("*.private")}
+
+
+def test_a_tail_that_no_checkpoint_covers_may_be_torn(data: Path) -> None:
+    writer = write(data)
+    entry, private = decision(9)
+    writer.append(Batch([entry, entry], [private, private]))
+    size, folder = writer.log.size, writer.log.folder
+    writer.abandon()
+    segment = max(folder.glob("*.entries"))
+    held = segment.read_bytes()
+    segment.write_bytes(held[: held.rindex(entry) + 10])
+    lines = run("ledger", "export", "--data", data).stdout.splitlines()
+    assert json.loads(lines[-1])["index"] == size - 2
+
+
+def test_a_damaged_header_or_checkpoint_ends_the_reading(data: Path) -> None:
+    log = data / "ledger" / LOG
+    signed = (log / "checkpoint").read_bytes()
+    (log / "checkpoint").write_bytes(b"nothing")
+    assert "the checkpoint is malformed" in run("ledger", "export", "--data", data, status=1).stderr
+    (log / "checkpoint").write_bytes(signed)
+    flip(data, ORIGIN.encode())
+    assert "00000000.entries` is damaged" in run("ledger", "export", "--data", data, status=1).stderr
+
+
+def test_there_is_no_receipt_of_a_name_that_no_folder_has(data: Path) -> None:
+    assert receipt_of(Places(data), "x" * 9_000, 1) is None
 
 
 def test_a_checkpoint_that_was_kept_must_still_hold(data: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from entrepot.ledger import entries as e
 from entrepot.ledger.erase import erase
 from entrepot.ledger.frames import framed, header
 from entrepot.ledger.read import Read
+from entrepot.ledger.verify import Unproved
 from entrepot.projections.check import check
 from entrepot.projections.follow import Logs
 from entrepot.projections.prices import Prices, cost, exact, rounded
@@ -287,14 +288,20 @@ def test_the_check_proves_a_ledger_and_finds_what_does_not_add_up(tmp_path: Path
     assert "by nothing: lost is" in said
 
 
-def test_a_hole_between_segments_is_told(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.mkdir()
+def test_a_hole_between_segments_ends_the_reading(tmp_path: Path) -> None:
+    log = tmp_path / "ledger/log"
+    log.mkdir(parents=True)
     for first in (0, 5):
         head = header(ORIGIN, first)
         text, _ = framed([decided(admitted=False)] * 3, len(head))
         (log / f"{first:08d}.entries").write_bytes(head + text)
-    assert check(Logs(tmp_path)).findings == [f"entries 3 to 4 of the log `{ORIGIN}` cannot be read"]
+    hole = f"entry 3 of the log `{ORIGIN}` is damaged or missing: `00000005.entries` follows"
+    with pytest.raises(Unproved, match=hole):
+        check(Logs(tmp_path / "ledger"))
+    for command in ([], ["--refusals"], ["check"]):
+        status, said, told = run(*command, "--data", str(tmp_path))
+        assert (status, said) == (1, "")
+        assert hole in told
 
 
 def test_erased_personal_data_changes_nothing(tmp_path: Path) -> None:

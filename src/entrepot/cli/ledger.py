@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -15,14 +17,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from entrepot.cli.receipt import KeyOption
+from entrepot.cli.receipt import KeyOption, key_of
 from entrepot.config import Config
 from entrepot.ledger.entries import Personal
 from entrepot.ledger.erase import erase as erase_personal
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.read import folders_of
 from entrepot.ledger.select import COLUMNS, Choice, Row, chosen, follow
-from entrepot.ledger.verify import CHECKPOINT, SEGMENT, Unproved, check, find_key, summary
+from entrepot.ledger.verify import CHECKPOINT, LIST, SEGMENT, Unproved, check, summary
 
 app = typer.Typer(add_completion=False)
 
@@ -55,13 +57,15 @@ def verify(
 
     Exit status: 0 proved; 1 not proved, with everything that is wrong; 2 wrong usage.
     """
+    _refuse_data_folder(folder)
+    verifier = key_of(key)
     total = sum(path.stat().st_size for path in folder.rglob(SEGMENT))
     started = time.perf_counter()
     columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=total)
-            found = check(folder, find_key(key), since, lambda size: bar.advance(task, size))
+            found = check(folder, verifier, since, lambda size: bar.advance(task, size))
     except (Unproved, OSError) as wrong:
         print(f"NOT PROVED: {wrong}")
         raise typer.Exit(1) from None
@@ -84,8 +88,10 @@ def show(
     until: Until = None,
 ) -> None:
     """Print entries, one a line, for people."""
-    for row in chosen(_folder(data), _choice(account, decision, rule, since, until)):
-        print(_line(row))
+    choice = _choice(account, decision, rule, since, until)
+    with _reading(_folder(data)) as ledger:
+        for row in chosen(ledger, choice):
+            print(_line(row))
 
 
 @app.command()
@@ -99,11 +105,9 @@ def tail(
 ) -> None:
     """Print the last entries, and those that come."""
     choice = _choice(account, decision, rule, None, None)
-    try:
-        for row in follow(_folder(data), choice, number, keep_on):
+    with _reading(_folder(data)) as ledger, suppress(KeyboardInterrupt):
+        for row in follow(ledger, choice, number, keep_on):
             print(_line(row), flush=True)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
 
 
 @app.command()
@@ -117,15 +121,17 @@ def export(  # noqa: PLR0913, PLR0917 - one argument an option
     form: Annotated[Format, typer.Option("--format", help="All of each entry, or a table of calls.")] = Format.JSONL,
 ) -> None:
     """Write entries to standard output: JSON lines with the whole entries, or CSV with a line for each."""
-    rows = chosen(_folder(data), _choice(account, decision, rule, since, until))
-    if form is Format.JSONL:
-        for row in rows:
-            head = msgspec.json.encode({"log": row.read.origin, "index": row.read.number})
-            sys.stdout.buffer.write(head[:-1] + b',"entry":' + row.read.entry + b"}\n")
-        return
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows(row.cells() for row in rows)
+    choice = _choice(account, decision, rule, since, until)
+    with _reading(_folder(data)) as ledger:
+        rows = chosen(ledger, choice)
+        if form is Format.JSONL:
+            for row in rows:
+                head = msgspec.json.encode({"log": row.read.origin, "index": row.read.number})
+                sys.stdout.buffer.write(head[:-1] + b',"entry":' + row.read.entry + b"}\n")
+            return
+        table = csv.writer(sys.stdout, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows(row.cells() for row in rows)
 
 
 @app.command()
@@ -158,10 +164,30 @@ def erase(
     where = Config.load(data).data
     try:
         count = erase_personal(where, key or _only_key(where), choose, basis)
-    except (LedgerRefused, OSError) as wrong:
+    except (LedgerRefused, Unproved, msgspec.DecodeError, OSError) as wrong:
         print(f"not erased: {wrong}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"erased the personal data of {count} {'entry' if count == 1 else 'entries'}")
+
+
+@contextmanager
+def _reading(ledger: Path) -> Iterator[Path]:
+    """What cannot be read ends the command with status 1, after what stands before it."""
+    try:
+        yield ledger
+    except BrokenPipeError:
+        raise
+    except (Unproved, msgspec.DecodeError, OSError) as wrong:
+        sys.stdout.flush()
+        print(f"the ledger in `{ledger}` cannot be read on: {wrong}; see `entrepot ledger verify`", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _refuse_data_folder(folder: Path) -> None:
+    """The data folder is what other commands are given."""
+    inner = folder / "ledger"
+    if inner.is_dir() and not any(any(folder.glob(one)) for one in (LIST, CHECKPOINT, SEGMENT)):
+        raise typer.BadParameter(f"`{folder}` is a data folder; name the ledger in it: `{inner}`")
 
 
 def _folder(data: Path | None) -> Path:

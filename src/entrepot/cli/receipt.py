@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from entrepot.ledger.verify import Unproved, find_key, prove_receipt
+from entrepot.ledger.verify import Key, Unproved, find_key, prove_receipt
 
 app = typer.Typer(add_completion=False)
 
@@ -28,8 +28,20 @@ def verify(
 
     Exit status: 0 proved; 1 not proved, and why; 2 wrong usage.
     """
+    verifier = key_of(key)
     try:
-        print("\n".join(prove_receipt(file, find_key(key))))
+        print("\n".join(prove_receipt(file, verifier)))
     except (Unproved, OSError) as wrong:
         print(f"NOT PROVED: {wrong}")
         raise typer.Exit(1) from None
+
+
+def key_of(given: str) -> Key:
+    """The key of the option. A slip in it is wrong usage, and no word on what is to be proved."""
+    try:
+        return find_key(given)
+    except OSError as wrong:
+        what = f"`{given}` is neither a verifier key nor a file that can be read ({wrong.strerror})"
+        raise typer.BadParameter(what, param_hint="--key") from None
+    except (Unproved, ValueError) as wrong:
+        raise typer.BadParameter(str(wrong), param_hint="--key") from None

@@ -47,7 +47,7 @@ def replay(
         for read in logs:
             found.take(read)
         found.finish(logs)
-    problems = [*logs.gaps, *found.problems()]
+    problems = list(found.problems())
     if json:
         _print_json(found, program.release, problems)
     else:

@@ -105,7 +105,7 @@ def _add_up(ledger: Path, found: Usage, by: list[str], form: str) -> None:
             found.take(read)
     found.finish()
     groups, whole = used.grouped(found.cells, by), used.total(found.cells)
-    doubts = [*logs.gaps, *_doubts(found)]
+    doubts = list(_doubts(found))
     if form == "json":
         rows = [dict(zip(by, group, strict=True)) | _told(sums) for group, sums in groups.items()]
         _print_json({"by": by, "rows": rows, "total": _told(whole), "doubts": doubts})
@@ -163,7 +163,7 @@ def _count_refusals(ledger: Path, window: Window, by: list[str], form: str) -> N
     groups, whole = refused.grouped(found.cells, by), sum(found.cells.values())
     if form == "json":
         rows = [dict(zip(by, group, strict=True)) | {"refusals": number} for group, number in groups.items()]
-        _print_json({"by": by, "rows": rows, "total": {"refusals": whole}, "doubts": logs.gaps})
+        _print_json({"by": by, "rows": rows, "total": {"refusals": whole}, "doubts": []})
         return
     if form == "csv":
         _print_csv([*by, "refusals"], ([*group, number] for group, number in groups.items()))
@@ -171,8 +171,6 @@ def _count_refusals(ledger: Path, window: Window, by: list[str], form: str) -> N
         lines = [(*group, f"{number:,}") for group, number in groups.items()]
         ends = [("total", *[""] * (len(by) - 1), f"{whole:,}")] if by else []
         _print_table([*by, "refusals"], [*lines, *ends], len(by))
-    for gap in logs.gaps:
-        print(gap, file=sys.stderr)
 
 
 @app.command()

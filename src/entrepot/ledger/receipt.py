@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,8 @@ from entrepot.ledger.verify import (
     walk,
 )
 
+_NO_SUCH_LOG = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+
 
 def receipt_of(places: Places, origin: str, index: int) -> bytes | None:
     """None when there is no such log, or no checkpoint covers the entry yet. Raises OSError.
@@ -33,8 +36,12 @@ def receipt_of(places: Places, origin: str, index: int) -> bytes | None:
     folder = places.log(origin)
     try:
         note = (folder / CHECKPOINT).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except ValueError:  # as what follows, a name that no file can have
         return None
+    except OSError as wrong:
+        if wrong.errno in _NO_SUCH_LOG:
+            return None
+        raise
     signed = read_checkpoint(note.decode().partition("\n\n")[0] + "\n")
     if signed.origin != origin or not 0 <= index < signed.size:
         return None

@@ -560,6 +560,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         key = find_key(given.key)
+    except (Unproved, OSError, ValueError) as wrong:
+        parser.error(f"argument --key: {wrong}")
+    try:
         if given.command == "receipt":
             lines, failed = prove_receipt(given.path, key), False
         else:

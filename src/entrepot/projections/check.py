@@ -35,7 +35,6 @@ def check(logs: Logs) -> Checked:
         naive.update(_said(read.entry))
     usage.finish()
     findings = [
-        *logs.gaps,
         *(f"`{place}` was admitted and has no outcome" for place in usage.without_outcome),
         *(f"an outcome of `{place}` has no decision, or is its second" for place in usage.without_decision),
     ]
