@@ -173,11 +173,14 @@ def outcome(call: Call, result: entries.Result, at_ms: int) -> bytes:
 
 
 def used(call: Call) -> Usage | msgspec.UnsetType:
-    """As the upstream reported it; else what was relayed is counted, one token an event, and the prompt estimated."""
+    """As the upstream reported it; else what was relayed is counted, one token an event, and the prompt estimated.
+
+    An error that an upstream gave cost nothing.
+    """
     usage = call.usage
     if usage is not None:
         return Usage(usage.cached, usage.completion, usage.prompt, usage.reasoning, "reported")
-    if call.first_byte_s is None:
+    if call.first_byte_s is None or call.status >= 400:
         return UNSET
     prompt = len(call.exchange.request.body) // BYTES_PER_TOKEN
     return Usage(0, call.relayed_events, prompt, 0, "counted" if call.streams else "estimated")
