@@ -590,10 +590,8 @@ def prove_receipt(path: Path, key: Key) -> list[str]:
 def check(folder: Path, key: Key, since: Path | None = None, progress: Progress | None = None) -> Verification:
     """Verify a folder of logs, or one log."""
     ledger = Verification(key, open_checkpoint(since.read_bytes(), key) if since else None, progress)
-    if (folder / CHECKPOINT).exists() or any(folder.glob(SEGMENT)):
-        ledger.check_log(folder)
-    else:
-        ledger.check_folder(folder)
+    one_log = (folder / CHECKPOINT).exists() or any(folder.glob(SEGMENT))
+    (ledger.check_log if one_log else ledger.check_folder)(folder)
     ledger.check_since()
     return ledger
 
