@@ -14,6 +14,7 @@ from entrepot.cli import command_line
 from entrepot.ledger import store
 from entrepot.ledger.log import Batch, Places
 from entrepot.ledger.receipt import receipt_of
+from entrepot.ledger.verify import main
 from ledgers import LOG, NAME, ORIGIN, decision, outcome, write
 
 KEY = "keys/entrepot.example_gateway-1.vkey"
@@ -66,6 +67,9 @@ def test_a_slip_is_no_word_on_the_ledger(data: Path) -> None:
             said = run(*what, "--key", key, status=2)
             assert "PROVED" not in said.output
             assert "verifier key" in " ".join(said.output.replace("│", " ").split())
+        with pytest.raises(SystemExit) as ended:
+            main(["receipt", str(receipt), "--key", key])
+        assert ended.value.code == 2
     said = run("ledger", "verify", data, "--key", data / KEY, status=2)
     assert "is a data folder" in " ".join(said.output.replace("│", " ").split())
 
