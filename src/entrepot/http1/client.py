@@ -48,7 +48,7 @@ class Pool:
         tls: ssl.SSLContext | None,
         *,
         wanted: frozenset[str] | None = None,
-        max_idle: int = 64,
+        max_idle: int = 512,
         idle_s: float = 30.0,
     ) -> None:
         """`tls` is needed for https. `wanted`: the fields that answers keep, in lower case; None keeps all.
