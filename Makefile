@@ -34,10 +34,10 @@ test: setup setup-tests ## all tests
 wheel: setup ## a wheel whose hot modules are compiled (needs a C compiler), in dist/
 	ENTREPOT_COMPILE=1 $(UV) build --quiet --wheel
 
-test-compiled: wheel setup-tests ## all tests, on the compiled wheel
+test-compiled: wheel setup-tests ## the tests over real processes and formats, on the compiled wheel
 	UV_PROJECT_ENVIRONMENT=.venv-compiled $(UV) sync --frozen --quiet --extra demo --no-install-project
 	$(UV) pip install --quiet --python .venv-compiled/bin/python --no-deps --reinstall dist/entrepot-*.whl
-	.venv-compiled/bin/pytest $(ARGS)
+	.venv-compiled/bin/pytest tests/conformance tests/integration tests/faults tests/clients $(ARGS)
 
 setup-tests: setup ## what the tests need beside the virtual environment: the older SDK, the Node SDK
 	sh tests/clients/setup.sh

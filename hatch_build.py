@@ -2,7 +2,7 @@
 
 Which modules: those that run for every call or every chunk, but for those that decode JSON into their own structs
 (msgspec cannot read the annotations of a compiled module) and those whose classes are inherited from (`http1/server`).
-`make test-compiled` runs the tests on them.
+`make test-compiled` runs the tests on them, but for unit tests that hand compiled functions stand-ins.
 """
 
 from __future__ import annotations
