@@ -163,7 +163,8 @@ def main() -> None:
         text = (HERE / "world" / "world.toml").read_text()
         text = text.replace("127.0.0.1:18100", sim.found[1]).replace("127.0.0.1:18101", f"127.0.0.1:{upstream.port}")
         (world / "world.toml").write_text(re.sub(r"127\.0\.0\.1:1811\d", "127.0.0.1:0", text))
-        gateway = stack.enter_context(Started([*entrepot, "gateway", "--world", str(world)], r"http://([^:]+):(\d+)"))
+        command = [*entrepot, "gateway", "--world", str(world), "--data", str(world / "data")]
+        gateway = stack.enter_context(Started(command, r"http://([^:]+):(\d+)"))
         address, pid = (gateway.found[1], int(gateway.found[2])), gateway.process.pid
 
         def measure(what: str) -> None:
