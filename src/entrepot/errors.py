@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import NamedTuple
 
 
 class Code(Enum):
@@ -14,6 +15,7 @@ class Code(Enum):
     CONFLICTING_CREDENTIALS = ("conflicting_credentials", 400)
     MODEL_REQUIRED = ("model_required", 400)
     MISSING_KEY = ("missing_key", 401)
+    UNAUTHENTICATED = ("unauthenticated", 401)
     INVALID_KEY = ("invalid_key", 401)
     ACCESS_DENIED = ("access_denied", 403)
     ACCOUNT_SUSPENDED = ("account_suspended", 403)
@@ -22,6 +24,8 @@ class Code(Enum):
     DEPLOYMENT_NOT_FOUND = ("deployment_not_found", 404)
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405)
     REQUEST_TIMEOUT = ("request_timeout", 408)
+    CONFLICT = ("conflict", 409)
+    PRECONDITION_FAILED = ("precondition_failed", 412)
     BODY_TOO_LARGE = ("body_too_large", 413)
     TARGET_TOO_LONG = ("target_too_long", 414)
     RATE_LIMITED = ("rate_limit_exceeded", 429)
@@ -40,12 +44,20 @@ class Code(Enum):
         self.status = status
 
 
+class Detail(NamedTuple):
+    """One of several mistakes: `target` names the field, `message` says what is wrong and how to mend it."""
+
+    code: str
+    message: str
+    target: str | None = None
+
+
 class Error(Exception):
     """A failure that a client may see: `code` decides the status, `message` is for the client and holds no secret.
 
     `name` replaces the code's label where a rule of the access policy chose its own; `param` names the request's field;
     `subject` is what the answer quotes: the model, `METHOD /path`, the redacted key, or the methods that are allowed;
-    `retry_after_s` is in whole seconds, at least 1.
+    `retry_after_s` is in whole seconds, at least 1. `details` are for the management API, which tells all mistakes.
     """
 
     def __init__(
@@ -57,6 +69,7 @@ class Error(Exception):
         param: str | None = None,
         subject: str | None = None,
         retry_after_s: int | None = None,
+        details: tuple[Detail, ...] = (),
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -65,3 +78,4 @@ class Error(Exception):
         self.param = param
         self.subject = subject
         self.retry_after_s = retry_after_s
+        self.details = details
