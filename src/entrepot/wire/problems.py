@@ -52,6 +52,7 @@ _OPENAI: dict[Code, Text] = {
         "https://platform.openai.com/account/api-keys.",
         _INVALID_REQUEST,
     ),
+    Code.UNAUTHENTICATED: Text("invalid_token", None, _INVALID_REQUEST),
     Code.ACCESS_DENIED: Text(_OWN_NAME, None, _FORBIDDEN),
     Code.ACCOUNT_SUSPENDED: Text(_OWN_NAME, None, _FORBIDDEN),
     Code.UNSUPPORTED_TERRITORY: Text(
@@ -63,6 +64,8 @@ _OPENAI: dict[Code, Text] = {
     ),
     Code.METHOD_NOT_ALLOWED: Text("method_not_supported", None, _INVALID_REQUEST),
     Code.REQUEST_TIMEOUT: Text(_OWN_NAME, None, _INVALID_REQUEST),
+    Code.CONFLICT: Text(_OWN_NAME, None, _INVALID_REQUEST),
+    Code.PRECONDITION_FAILED: Text(_OWN_NAME, None, _INVALID_REQUEST),
     Code.BODY_TOO_LARGE: Text(_OWN_NAME, None, _INVALID_REQUEST),
     Code.TARGET_TOO_LONG: Text(_OWN_NAME, None, _INVALID_REQUEST),
     Code.RATE_LIMITED: Text(_OWN_NAME, None, "requests"),
@@ -96,6 +99,11 @@ _AZURE: dict[Code, Text] = {
     Code.MODEL_REQUIRED: Text("BadRequest"),
     Code.MISSING_KEY: _INVALID_SUBSCRIPTION_KEY,
     Code.INVALID_KEY: _INVALID_SUBSCRIPTION_KEY,
+    Code.UNAUTHENTICATED: Text(
+        "401",
+        "Unauthorized. Access token is missing, invalid, audience is incorrect (https://cognitiveservices.azure.com), "
+        "or have expired.",
+    ),
     Code.ACCESS_DENIED: Text(_OWN_NAME),
     Code.ACCOUNT_SUSPENDED: Text(_OWN_NAME),
     Code.UNSUPPORTED_TERRITORY: Text(
@@ -109,6 +117,8 @@ _AZURE: dict[Code, Text] = {
     ),
     Code.METHOD_NOT_ALLOWED: Text("405"),
     Code.REQUEST_TIMEOUT: Text("Timeout"),
+    Code.CONFLICT: Text("Conflict"),
+    Code.PRECONDITION_FAILED: Text("PreconditionFailed"),
     Code.BODY_TOO_LARGE: Text("413"),
     Code.TARGET_TOO_LONG: Text("414"),
     Code.RATE_LIMITED: Text("429"),
