@@ -179,8 +179,13 @@ class Organization(msgspec.Struct, frozen=True):
 
 
 class Subscription(msgspec.Struct, frozen=True):
+    """What counts for a call is its account's `operator` and `channel`; here they are those of the contract."""
+
     id: str
     organization: str
+    operator: str | None = None
+    channel: Channel | None = None
+    display_name: str | None = None
 
 
 class Egress(msgspec.Struct, frozen=True):
@@ -210,6 +215,8 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
+    """With `disable_local_auth` its keys open nothing: calls need a token."""
+
     name: str
     subscription: str
     resource_group: str
@@ -221,6 +228,7 @@ class Account(msgspec.Struct, frozen=True):
     residency: tuple[str, ...] = ()
     egress: tuple[Egress, ...] = ()
     deployments: tuple[Deployment, ...] = ()
+    disable_local_auth: bool = False
 
 
 class PackSource(msgspec.Struct, frozen=True):

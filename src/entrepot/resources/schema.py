@@ -256,7 +256,13 @@ ORGANIZATION = Shape(
 SUBSCRIPTION = Shape(
     "subscription",
     model.Subscription,
-    {"id": Key(values.guid), "organization": Key(values.refer("organization"))},
+    {
+        "id": Key(values.guid),
+        "organization": Key(values.refer("organization")),
+        "operator": Key(values.refer("operator")),
+        "channel": Key(values.one_of(model.Channel)),
+        "display_name": Key(values.text),
+    },
 )
 EGRESS = Shape(
     "egress",
@@ -290,6 +296,7 @@ ACCOUNT = Shape(
         "residency": Key(array(values.refer("residency"), "territories and zones")),
         "egress": Key(array(table(EGRESS), "tables")),
         "deployment": Key(array(table(DEPLOYMENT), "tables"), "deployments"),
+        "disable_local_auth": Key(values.boolean),
     },
 )
 POLICY = Shape(

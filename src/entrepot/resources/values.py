@@ -87,6 +87,12 @@ def integer(least: int, most: int) -> Reader:
     return read
 
 
+def boolean(value: Any, _path: Path, key: str | int, _sheet: Sheet) -> bool:
+    if type(value) is not bool:
+        raise Mistake(f"expected a boolean, found {describe(value)}", f"write `{key} = true` or `false`, no quotes")
+    return value
+
+
 def seconds(value: Any, _path: Path, key: str | int, _sheet: Sheet) -> float:
     """A length of time greater than zero, at most a day."""
     if type(value) not in (int, float):
