@@ -40,6 +40,8 @@ def test_every_key_is_documented_with_its_default(shape: Shape) -> None:
             assert told == "`[]`"
         elif isinstance(default, msgspec.Struct):
             assert told == "see there"
+        elif isinstance(default, bool):
+            assert told == ("`true`" if default else "`false`")
         else:
             assert told == f"`{default}`"
 
