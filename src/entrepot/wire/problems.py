@@ -32,6 +32,9 @@ class Text(msgspec.Struct, frozen=True):
     type: str | None = None
 
 
+_NO_PERMISSION = "Principal does not have access to API/Operation."
+_KEYS_DISABLED = "Key based authentication is disabled for this resource."
+
 _OPENAI: dict[Code, Text] = {
     Code.BAD_REQUEST: Text(_OWN_NAME, None, _INVALID_REQUEST),
     Code.INVALID_BODY: Text(_OWN_NAME, None, _INVALID_REQUEST),
@@ -53,8 +56,10 @@ _OPENAI: dict[Code, Text] = {
         _INVALID_REQUEST,
     ),
     Code.UNAUTHENTICATED: Text("invalid_token", None, _INVALID_REQUEST),
+    Code.PERMISSION_DENIED: Text(_OWN_NAME, _NO_PERMISSION, _INVALID_REQUEST),
     Code.ACCESS_DENIED: Text(_OWN_NAME, None, _FORBIDDEN),
     Code.ACCOUNT_SUSPENDED: Text(_OWN_NAME, None, _FORBIDDEN),
+    Code.KEYS_DISABLED: Text(_OWN_NAME, _KEYS_DISABLED, _FORBIDDEN),
     Code.UNSUPPORTED_TERRITORY: Text(
         "unsupported_country_region_territory", "Country, region, or territory not supported", _FORBIDDEN
     ),
@@ -104,8 +109,10 @@ _AZURE: dict[Code, Text] = {
         "Unauthorized. Access token is missing, invalid, audience is incorrect (https://cognitiveservices.azure.com), "
         "or have expired.",
     ),
+    Code.PERMISSION_DENIED: Text("PermissionDenied", _NO_PERMISSION),
     Code.ACCESS_DENIED: Text(_OWN_NAME),
     Code.ACCOUNT_SUSPENDED: Text(_OWN_NAME),
+    Code.KEYS_DISABLED: Text("AuthenticationTypeDisabled", _KEYS_DISABLED),
     Code.UNSUPPORTED_TERRITORY: Text(
         "unsupported_country_region_territory", "Country, region, or territory not supported"
     ),
@@ -148,6 +155,8 @@ _BY_STATUS: dict[int, Code] = {
 }
 
 _RETRIED = frozenset({Code.REQUEST_TIMEOUT, Code.RATE_LIMITED})
+_UNDECIDED = frozenset({Code.KEYS_DISABLED, Code.UNSUPPORTED_TERRITORY})
+"""403s that name no decision: none was taken, or the body is the provider's own."""
 
 
 def redact(key: str) -> str | None:
@@ -165,7 +174,7 @@ def render(error: Error, form: Form, *, decision_id: str | None = None, reason: 
     code = error.code
     text = (_OPENAI if form is Form.OPENAI else _AZURE)[code]
     message = _message(error, text, reason)
-    if decision_id is not None and code.status == 403 and code is not Code.UNSUPPORTED_TERRITORY:
+    if decision_id is not None and code.status == 403 and code not in _UNDECIDED:
         message = f"{message} (decision {decision_id})"
     name = error.name if text.code == _OWN_NAME else text.code
     if form is not Form.OPENAI:
