@@ -1,0 +1,1 @@
+"""Who calls: tokens and certificates, made and verified. Knows nothing of what anybody may do."""
