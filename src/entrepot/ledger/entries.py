@@ -134,12 +134,27 @@ class Refusals(msgspec.Struct, frozen=True):
     rule: str
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource changed; `digest` is the SHA-256 of its new form, left out where it was removed."""
+class Touched(msgspec.Struct, frozen=True, kw_only=True):
+    """`digest` is the SHA-256 of the resource's new form as RFC 8785 JSON, left out where it was removed."""
 
-    at_ms: int
     digest: str | UnsetType = UNSET
     resource: str
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """Resources changed together. `id` is the change's own, so that it stands in the ledger once.
+
+    `by` is the principal's object id; `proposal` is what two people agreed on, `break_glass` why one alone acted.
+    """
+
+    action: str
+    at_ms: int
+    break_glass: str | UnsetType = UNSET
+    by: str
+    epoch: int
+    id: str
+    proposal: str | UnsetType = UNSET
+    resources: tuple[Touched, ...]
     revision: int
 
 

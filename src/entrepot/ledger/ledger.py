@@ -145,6 +145,13 @@ class Ledger:
                 self._nobody_waits(entry, waiter.result())
             raise
 
+    async def append(self, entry: bytes) -> Place:
+        """Append an entry that somebody waits for and that has no outcome: durable on return.
+
+        Raises LedgerUnavailable. When the caller is cancelled meanwhile, the entry may become durable all the same.
+        """
+        return await self.decide(entry, None)
+
     def outcome(self, entry: bytes) -> None:
         """Append an outcome, or any entry that nobody waits for: it goes with the next write, or within 50 ms.
 
