@@ -1,0 +1,132 @@
+"""The arithmetic of every limit, pure: a leaky bucket in whole numbers (GCRA in its level form), and reservations.
+
+A limit holds a *level*, what was used and has not leaked away yet, and what calls in flight have *reserved*. A call is
+admitted if both and what it asks for fit into the bucket. What it reserved does not leak while it is in flight; when it
+ends, the reservation goes and what it really used is poured in. So nothing is ever given back twice, and over any
+stretch of t milliseconds at most `burst + amount * t / period_ms` units are used (docs/limits.md derives it).
+
+Levels are in units times `period_ms`, so that a millisecond leaks exactly `amount`. Time is an argument, in
+milliseconds; one that goes backwards leaks nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+_NEVER = -1
+
+
+class Limit(NamedTuple):
+    """What may be used. All kinds are this one form; make them with the functions below.
+
+    `burst` units fit into the bucket, which leaks `amount` a `period_ms`. `charged`: what is asked for counts as used
+    at once and is not settled. `window_ms`: the bucket does not leak but is emptied at each whole multiple of that, UTC.
+    """
+
+    amount: int
+    period_ms: int
+    burst: int
+    charged: bool = False
+    window_ms: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """Of the bucket, in the level's unit."""
+        return self.burst * self.period_ms
+
+
+def requests_per_minute(amount: int, window_ms: int = 10_000) -> Limit:
+    """Judged over `window_ms`: as many as that may come at once."""
+    return Limit(amount, MINUTE_MS, max(1, amount * window_ms // MINUTE_MS), charged=True)
+
+
+def tokens_per_minute(amount: int, window_ms: int = 10_000) -> Limit:
+    return Limit(amount, MINUTE_MS, max(1, amount * window_ms // MINUTE_MS))
+
+
+def in_flight(amount: int) -> Limit:
+    """Calls at one time: each reserves one and settles with nothing."""
+    return Limit(0, 1, amount)
+
+
+def budget(amount: int, window_ms: int = DAY_MS) -> Limit:
+    """Money in a window, in the unit of its prices."""
+    return Limit(0, 1, amount, window_ms=window_ms)
+
+
+class Level(NamedTuple):
+    """`level` as it was at `at_ms`."""
+
+    level: int = 0
+    at_ms: int = 0
+
+
+EMPTY = Level()
+
+
+def leaked(limit: Limit, held: Level, now_ms: int) -> Level:
+    """The level now."""
+    level, at_ms = held
+    if limit.window_ms:
+        if now_ms // limit.window_ms > at_ms // limit.window_ms:
+            return Level(0, now_ms)
+        return held
+    if now_ms <= at_ms:
+        return held
+    return Level(max(0, level - (now_ms - at_ms) * limit.amount), now_ms)
+
+
+def fits(limit: Limit, level: int, reserved: int, units: int) -> bool:
+    """Whether `units` may be taken at a level of now, with `reserved` units in flight.
+
+    A call that is larger than the bucket, but not than a whole period's amount, fits into an empty one: what it takes
+    leaks away before the next is admitted, so the long run stays exact and no large call is refused forever.
+    """
+    if level + (reserved + units) * limit.period_ms <= limit.capacity:
+        return True
+    return level == 0 and reserved == 0 and units <= limit.amount
+
+
+def ever(limit: Limit, units: int) -> bool:
+    """Whether `units` can fit at any time."""
+    return units <= max(limit.burst, limit.amount)
+
+
+def wait_ms(limit: Limit, level: int, reserved: int, units: int, now_ms: int) -> int:
+    """How long until `units` fit if nothing else comes, calls in flight taken as ended and unused; -1: never.
+
+    A refusal for what is only reserved waits for calls to end, of which nobody knows when: it says one second.
+    """
+    if not ever(limit, units):
+        return _NEVER
+    if limit.window_ms:
+        return limit.window_ms - now_ms % limit.window_ms
+    if limit.amount == 0:
+        return 1_000
+    room = max(0, limit.capacity - units * limit.period_ms)
+    over = level - room
+    if over > 0:
+        return -(-over // limit.amount)
+    return 1_000 if reserved else 0
+
+
+def empty_at_ms(limit: Limit, held: Level) -> int:
+    """When the level will be zero if nothing else comes; nothing needs to remember it after that."""
+    if held.level == 0:
+        return held.at_ms
+    if limit.window_ms:
+        return (held.at_ms // limit.window_ms + 1) * limit.window_ms
+    return held.at_ms + -(-held.level // limit.amount) if limit.amount else held.at_ms
+
+
+def poured(limit: Limit, held: Level, units: int, now_ms: int) -> Level:
+    """`units` were used; the level may rise above the bucket, as real use cannot be refused any more."""
+    level, at_ms = leaked(limit, held, now_ms)
+    return Level(level + units * limit.period_ms, at_ms)
+
+
+def remaining(limit: Limit, level: int, reserved: int) -> int:
+    """Whole units that would fit now."""
+    return max(0, (limit.capacity - level) // limit.period_ms - reserved)

@@ -1,0 +1,165 @@
+"""The limits' arithmetic against a slow exact model, and the bound that docs/limits.md derives."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entrepot.limits.rate import (
+    DAY_MS,
+    EMPTY,
+    Level,
+    Limit,
+    budget,
+    empty_at_ms,
+    ever,
+    fits,
+    in_flight,
+    leaked,
+    poured,
+    requests_per_minute,
+    tokens_per_minute,
+    wait_ms,
+)
+from entrepot.limits.reserve import Memory, Store, Want
+from entrepot.limits.table import Table
+
+KEY = b"k" * 16
+LIMITS = st.one_of(
+    st.builds(tokens_per_minute, st.integers(1, 10_000), st.integers(100, 60_000)),
+    st.builds(requests_per_minute, st.integers(1, 1_000), st.integers(100, 60_000)),
+    st.builds(in_flight, st.integers(1, 5)),
+    st.builds(budget, st.integers(1, 5_000), st.sampled_from([1_000, 60_000])),
+)
+# (milliseconds that pass, units asked for, how much of them is used, in percent, how many calls later it ends)
+CALLS = st.lists(
+    st.tuples(st.integers(0, 800), st.integers(1, 2_000), st.integers(0, 100), st.integers(0, 5)), max_size=40
+)
+
+
+class Slow:
+    """The bucket with fractions, leaked millisecond by millisecond where it matters: nothing is scaled or skipped."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit, self.level, self.at, self.reserved = limit, Fraction(0), 0, 0
+
+    def pass_to(self, now_ms: int) -> None:
+        for at in range(self.at, now_ms):
+            if self.limit.window_ms:
+                if (at + 1) % self.limit.window_ms == 0:
+                    self.level = Fraction(0)
+            else:
+                self.level = max(Fraction(0), self.level - Fraction(self.limit.amount, self.limit.period_ms))
+        self.at = max(self.at, now_ms)
+
+    def take(self, units: int) -> bool:
+        if self.level + self.reserved + units > self.limit.burst and not (
+            self.level == 0 and self.reserved == 0 and units <= self.limit.amount
+        ):
+            return False
+        if self.limit.charged:
+            self.level += units
+        else:
+            self.reserved += units
+        return True
+
+    def settle(self, units: int, used: int) -> None:
+        if not self.limit.charged:
+            self.reserved -= units
+            self.level += used
+
+
+def stores(folder: Path) -> list[Store]:
+    return [Memory(), Table(folder / "limits", 1, 3, slots=64)]
+
+
+@given(LIMITS, CALLS)
+def test_every_store_admits_what_the_slow_model_admits(
+    tmp_path_factory: pytest.TempPathFactory, limit: Limit, calls: list[tuple[int, int, int, int]]
+) -> None:
+    for store in stores(tmp_path_factory.mktemp("limits")):
+        slow, now, open_calls = Slow(limit), 0, []
+        for number, (passes, units, percent, lasts) in enumerate(calls):
+            now += passes
+            slow.pass_to(now)
+            for ends, taken, used in [call for call in open_calls if call[0] <= number]:
+                open_calls.remove((ends, taken, used))
+                slow.settle(taken, used)
+                store.settle([Want(KEY, limit, taken)], [used], now)
+            refusal = store.reserve([Want(KEY, limit, units)], now)
+            assert (refusal is None) == slow.take(units)
+            if refusal is None:
+                open_calls.append((number + lasts, units, units * percent // 100))
+
+
+@given(LIMITS, CALLS)
+def test_no_stretch_of_time_sees_more_than_the_bound(limit: Limit, calls: list[tuple[int, int, int, int]]) -> None:
+    store, now, used, largest = Memory(), 0, [], limit.burst
+    for passes, units, _, _ in calls:
+        now += passes
+        if store.reserve([Want(KEY, limit, units)], now) is None:
+            store.settle([Want(KEY, limit, units)], [units], now)
+            used.append((now, units))
+            largest = max(largest, units)
+    if not limit.window_ms and limit.amount:
+        for i, (start, _) in enumerate(used):
+            for j in range(i, len(used)):
+                total = sum(units for _, units in used[i : j + 1])
+                assert total * limit.period_ms <= largest * limit.period_ms + limit.amount * (used[j][0] - start)
+
+
+@given(LIMITS, st.integers(0, 100_000), st.integers(1, 20_000), st.integers(0, 10_000))
+def test_a_refusal_says_when_it_will_fit(limit: Limit, level: int, units: int, now: int) -> None:
+    held = leaked(limit, Level(level, now), now)
+    if fits(limit, held.level, 0, units):
+        return
+    wait = wait_ms(limit, held.level, 0, units, now)
+    if not ever(limit, units):
+        assert wait == -1
+        return
+    if limit.amount or limit.window_ms:
+        then = leaked(limit, held, now + wait)
+        assert fits(limit, then.level, 0, units)
+        if wait > 1 and not limit.window_ms and units <= limit.burst:
+            assert not fits(limit, leaked(limit, held, now + wait - 1).level, 0, units)
+
+
+def test_a_clock_that_goes_backwards_leaks_nothing() -> None:
+    limit = tokens_per_minute(60_000)
+    held = poured(limit, EMPTY, 10_000, 1_000_000)
+    assert leaked(limit, held, 10) == held
+    assert poured(limit, held, 1, 10).at_ms == 1_000_000
+
+
+def test_a_budget_begins_anew_with_its_window() -> None:
+    limit = budget(100)
+    held = poured(limit, EMPTY, 100, DAY_MS - 1)
+    assert not fits(limit, leaked(limit, held, DAY_MS - 1).level, 0, 1)
+    assert leaked(limit, held, DAY_MS).level == 0
+    assert empty_at_ms(limit, held) == DAY_MS
+
+
+def test_all_wants_or_none(tmp_path: Path) -> None:
+    for store in stores(tmp_path):
+        wide, narrow = in_flight(10), in_flight(1)
+        assert store.reserve([Want(b"n" * 16, narrow, 1)], 0) is None
+        refusal = store.reserve([Want(b"w" * 16, wide, 4), Want(b"n" * 16, narrow, 1)], 0)
+        assert refusal is not None
+        assert refusal.which == 1
+        assert store.state(b"w" * 16, wide, 0).remaining == 10
+
+
+def test_memory_forgets_what_is_empty_again() -> None:
+    store, limit = Memory(), tokens_per_minute(60_000)
+    store.reserve([Want(KEY, limit, 600)], 0)
+    store.forget(10**9)
+    assert store.state(KEY, limit, 0).remaining == 10_000 - 600, "what is in flight is kept"
+    store.settle([Want(KEY, limit, 600)], [600], 0)
+    store.forget(599)
+    assert store.state(KEY, limit, 0).remaining == 10_000 - 600
+    store.forget(600)
+    assert store.state(KEY, limit, 0).remaining == 10_000
