@@ -22,7 +22,7 @@ class Limit(NamedTuple):
     """What may be used. All kinds are this one form; make them with the functions below.
 
     `burst` units fit into the bucket, which leaks `amount` a `period_ms`. `charged`: what is asked for counts as used
-    at once and is not settled. `window_ms`: the bucket does not leak but is emptied at each whole multiple of that, UTC.
+    at once and is not settled. `window_ms`: the bucket does not leak but is emptied at each whole multiple of it (UTC).
     """
 
     amount: int
