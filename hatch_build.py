@@ -30,7 +30,8 @@ HOT = (
     ),
     *("http1/client", "http1/clock", "http1/connection", "http1/exchange", "http1/head", "http1/message"),
     *("http1/response", "http1/run", "http1/upstream"),
-    *("origin/resolve", "policy/program", "snapshot"),
+    *("origin/resolve", "policy/program"),
+    *("snapshot/clients", "snapshot/compiled", "snapshot/model", "snapshot/targets"),
     *("wire/body", "wire/headers", "wire/sse"),
 )
 

@@ -36,7 +36,7 @@ from entrepot.http1.server import Server
 from entrepot.ledger.verify import find_key, prove_receipt
 from entrepot.origin.resolve import Origin
 from entrepot.resources.folder import read_world
-from entrepot.snapshot import Snapshot, compile_files
+from entrepot.snapshot import Compiled, Snapshot, publish_files
 from entrepot.wire.problems import render_status
 
 QUESTION = "What is an entrepot?"
@@ -131,7 +131,7 @@ async def demo(choice: Choice, *, once: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="entrepot-demo-") as folder, engine_for(choice, console) as base_url:
         config = Config(Path(folder) / "data", config.environ)
         world = write_world(Path(folder), choice, base_url, config)
-        snapshot = compile_files(read_world(world), config)
+        snapshot = Compiled.whole(publish_files(read_world(world), config)).snapshot
         async with running_gateway(world, config) as urls, data_plane_of(snapshot, BEFORE_MS) as before:
             console.print(f"[bold]gateway[/]  {urls['data']}   metrics {urls['admin']}/metrics   world {world}\n")
             stage = Stage(urls["data"], urls["admin"], before, config.data, keys, snapshot, console)

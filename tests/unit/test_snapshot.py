@@ -14,7 +14,7 @@ from entrepot.gateway.admit import judge, refusal
 from entrepot.gateway.call import Occasion
 from entrepot.origin.resolve import Origin
 from entrepot.resources.problems import WorldInvalid
-from entrepot.snapshot import Snapshot, compile_files
+from entrepot.snapshot import Compiled, Snapshot, publish_files
 from harness import BASE_PACK, Account, Upstream, World
 
 SKUS = tuple((sku, "gpt-4o", sku) for sku in ("Standard", "DataZoneStandard", "GlobalStandard"))
@@ -27,10 +27,14 @@ UPSTREAMS = [
 ]
 
 
+def snapshot_of(files: dict[str, bytes], config: Config) -> Snapshot:
+    return Compiled.whole(publish_files(files, config)).snapshot
+
+
 def compiled(*accounts: Account, upstreams: list[Upstream] = UPSTREAMS, gateway: str = "", **environ: str) -> Snapshot:
     world = World(Path(), upstreams, list(accounts) or [Account("a", deployments=SKUS)], gateway)
     files = {"world.toml": world.text().encode(), "packs/base.toml": BASE_PACK.encode()}
-    return compile_files(files, Config(Path(), {"UPSTREAM_KEY": "the-operators-key", **environ}))
+    return snapshot_of(files, Config(Path(), {"UPSTREAM_KEY": "the-operators-key", **environ}))
 
 
 def problem(*accounts: Account, **given: Any) -> str:
@@ -77,7 +81,7 @@ def test_a_key_of_two_accounts_is_a_mistake() -> None:
     digests = [sha256(account.key.encode()).hexdigest() for account in (one, other)]
     files = {"world.toml": text.replace(digests[1], digests[0]).encode(), "packs/base.toml": BASE_PACK.encode()}
     with pytest.raises(WorldInvalid, match="the same key"):
-        compile_files(files, Config(Path(), {"UPSTREAM_KEY": "k"}))
+        snapshot_of(files, Config(Path(), {"UPSTREAM_KEY": "k"}))
 
 
 def test_a_missing_secret_is_named_and_only_named() -> None:
@@ -98,7 +102,7 @@ def test_a_key_that_two_accounts_have_from_elsewhere_is_a_mistake_too() -> None:
         text = text.replace(f"sha256:{sha256(account.key.encode()).hexdigest()}", f"env:KEY_{number}")
     files = {"world.toml": text.encode(), "packs/base.toml": BASE_PACK.encode()}
     with pytest.raises(WorldInvalid, match="have the same key") as raised:
-        compile_files(files, Config(Path(), {"UPSTREAM_KEY": "k", "KEY_0": "shared-key", "KEY_1": "shared-key"}))
+        snapshot_of(files, Config(Path(), {"UPSTREAM_KEY": "k", "KEY_0": "shared-key", "KEY_1": "shared-key"}))
     assert "shared-key" not in str(raised.value)
 
 
@@ -106,7 +110,7 @@ def test_a_key_that_two_accounts_have_from_elsewhere_is_a_mistake_too() -> None:
 def test_a_region_is_shown_by_a_name_that_a_header_can_carry(name: str, shown: bytes) -> None:
     world = World(Path(), UPSTREAMS, [Account("a", deployments=SKUS)])
     files = {"world.toml": world.text().replace("Japan East", name).encode(), "packs/base.toml": BASE_PACK.encode()}
-    snapshot = compile_files(files, Config(Path(), {"UPSTREAM_KEY": "k"}))
+    snapshot = snapshot_of(files, Config(Path(), {"UPSTREAM_KEY": "k"}))
     head = snapshot.accounts["a"].deployments["Standard"].candidates[0].region_head
     assert head == b"x-ms-region: %b\r\n" % shown
 
@@ -115,7 +119,7 @@ def test_mistakes_of_packs_are_mistakes_of_the_world() -> None:
     world = World(Path(), UPSTREAMS, [Account("a")])
     files = {"world.toml": world.text().encode(), "packs/base.toml": b'[pack]\nid = "x"\n[[rule]]\nid = "R"\n'}
     with pytest.raises(WorldInvalid) as raised:
-        compile_files(files, Config(Path(), {"UPSTREAM_KEY": "k"}))
+        snapshot_of(files, Config(Path(), {"UPSTREAM_KEY": "k"}))
     assert all(found.file == "packs/base.toml" for found in raised.value.problems)
 
 

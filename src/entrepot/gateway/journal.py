@@ -14,11 +14,11 @@ from entrepot.snapshot import Snapshot
 
 
 class Journal:
-    """Writes what the calls of one snapshot were decided and became; `revision` numbers the snapshot there."""
+    """Writes what the calls of one snapshot were decided and became."""
 
-    def __init__(self, ledger: Ledger, snapshot: Snapshot, revision: int) -> None:
+    def __init__(self, ledger: Ledger, snapshot: Snapshot) -> None:
         self._ledger = ledger
-        self._records = Records(snapshot, revision)
+        self._records = Records(snapshot, snapshot.revision.number())
 
     def announce(self, at_ms: int) -> None:
         """The snapshot's policy is in force from here on: the entry stands before every decision that names it."""

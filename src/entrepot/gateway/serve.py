@@ -54,11 +54,11 @@ class Gateway:
         self._ids = Ids()
         self._in_force: InForce | None = None
 
-    def adopt(self, snapshot: Snapshot, revision: int = 1) -> None:
-        """Decide by `snapshot` from the next call on. `revision` numbers it in the ledger."""
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Decide by `snapshot` from the next call on."""
         before, journal = self._in_force, None
         if self._ledger is not None:
-            journal = Journal(self._ledger, snapshot, revision)
+            journal = Journal(self._ledger, snapshot)
             if before is None or before.snapshot.program.release != snapshot.program.release:
                 journal.announce(self._clock_ms())
         self._in_force = InForce(snapshot, self._upstreams.adopt(snapshot), journal)

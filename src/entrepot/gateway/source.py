@@ -1,0 +1,28 @@
+"""Where a gateway's snapshots come from: a folder of files, or a control plane."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from entrepot.snapshot import Delta, Published, Revision
+
+
+class Source(Protocol):
+    """Read by one gateway's parent: `first` once, then `changes`."""
+
+    problem: str | None
+    """What is wrong with what the source has now, in words; what was published before stays in force."""
+
+    async def first(self) -> Published:
+        """What to start with. Raises WorldInvalid or Error when there is nothing to start with."""
+
+    def changes(self) -> AsyncIterator[Published | Delta]:
+        """Each change once, in order; never ends by itself and never raises for what heals.
+
+        By the time the next one is asked for, `running` has told whether the one before could be taken over. After one
+        that could not, the next one is a Published, or a Delta to what runs.
+        """
+
+    def running(self, revision: Revision, ready: bool) -> None:
+        """Calls are decided by `revision` in every worker that is ready; `ready` as the readiness probe has it."""

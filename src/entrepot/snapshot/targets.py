@@ -1,0 +1,119 @@
+"""Candidates and deployments by what tells them apart, so that thousands of deployments share a few."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from entrepot.errors import Code, Error
+from entrepot.http1.message import render_headers
+from entrepot.ledger.entries import facts
+from entrepot.policy import Program, Target, within_residency
+from entrepot.policy.derive import target_facts
+from entrepot.providers.request import Prepared, prepare
+from entrepot.resources import model as declared
+from entrepot.resources.candidates import candidate_regions
+from entrepot.snapshot.model import Candidate, Deployment
+from entrepot.snapshot.published import unfit
+
+REMEMBERED = 4_096
+
+
+class Targets:
+    """Of one catalogue, under one policy. Answers are remembered; two threads at once only do work twice."""
+
+    def __init__(self, world: declared.World, program: Program, secrets: Mapping[str, str]) -> None:
+        self.regions = {region.name: region for region in world.regions}
+        self._upstreams = sorted(world.upstreams, key=lambda upstream: (upstream.priority, upstream.name))
+        self._own_territory = world.gateway.territory
+        self._program = program
+        self._secrets = secrets
+        self._prepared: dict[tuple[str, str], Prepared] = {}
+        self._candidates: dict[tuple[str, str, bool], Candidate] = {}
+        self._deployments: dict[tuple[str, str, str, str, str, tuple[str, ...]], Deployment] = {}
+
+    def deployment(self, given: declared.Deployment, account: declared.Account) -> Deployment:
+        """Raises WorldInvalid if no upstream can serve it, Error for a credential that cannot be had."""
+        key = (given.name, given.model, given.version, given.sku, account.location, account.residency)
+        found = self._deployments.get(key)
+        if found is None:
+            if len(self._deployments) >= REMEMBERED:
+                self._deployments.clear()
+            found = self._deployments[key] = self._deployment(given, account)
+        return found
+
+    def _deployment(self, given: declared.Deployment, account: declared.Account) -> Deployment:
+        allowed = candidate_regions(given.sku, account.location, self.regions)
+        model = f"{given.model}@{given.version}"
+        candidates, provider = [], ""
+        for upstream in self._upstreams:
+            if upstream.region in allowed and model in upstream.models:
+                region = self.regions[upstream.region]
+                in_residency = within_residency(account.residency, region.territory, region.zones)
+                candidates.append(self._candidate(upstream, given, in_residency))
+                provider = provider or upstream.provider
+        if not candidates:
+            what = f"no upstream can serve `{model}` as `{given.sku}` in `{account.location}`"
+            key = f"account[{account.name}].deployment[{given.name}]"
+            raise unfit(what, "change `sku` or `location`, or add an upstream", key)
+        return Deployment(given.name, given.model, given.version, provider, tuple(candidates))
+
+    def _candidate(self, upstream: declared.Upstream, of: declared.Deployment, in_residency: bool) -> Candidate:
+        key = (upstream.name, f"{of.model}@{of.version}", in_residency)
+        found = self._candidates.get(key)
+        if found is None:
+            found = self._candidates[key] = self._made(upstream, of, in_residency)
+        return found
+
+    def _made(self, upstream: declared.Upstream, of: declared.Deployment, in_residency: bool) -> Candidate:
+        region = self.regions[upstream.region]
+        name = upstream.models[f"{of.model}@{of.version}"]
+        prepared = self._prepare(upstream, name)
+        target = Target(
+            provider=upstream.provider,
+            model=of.model,
+            region=region.name,
+            territory=region.territory,
+            operator=region.operator,
+            egress_territory=upstream.proxy.territory if upstream.proxy else self._own_territory,
+            zones=region.zones,
+            in_residency=in_residency,
+        )
+        return Candidate(
+            upstream.name,
+            region.name,
+            region.territory,
+            upstream.priority,
+            upstream.weight,
+            self._program.target(target),
+            msgspec.Raw(msgspec.json.encode(facts(target_facts(target)))),
+            msgspec.Raw(msgspec.json.encode(name)),
+            prepared.head,
+            prepared.targets,
+            render_headers([("x-ms-region", _shown(region))]),
+        )
+
+    def _prepare(self, upstream: declared.Upstream, model: str) -> Prepared:
+        key = (upstream.name, model)
+        if key not in self._prepared:
+            credential = None if upstream.credential == "none" else secret(self._secrets, upstream.credential)
+            try:
+                self._prepared[key] = prepare(upstream, model, credential)
+            except ValueError as error:
+                what = f"the secret `{upstream.credential}` has a character that a header cannot carry"
+                raise Error(Code.NOT_READY, what) from error
+        return self._prepared[key]
+
+
+def secret(secrets: Mapping[str, str], reference: str) -> str:
+    try:
+        return secrets[reference]
+    except KeyError as error:
+        raise Error(Code.NOT_READY, f"the secret `{reference}` was not published") from error
+
+
+def _shown(region: declared.Region) -> str:
+    """The display name if a header can carry it to every client, else the name."""
+    shown = region.display_name or region.name
+    return shown if shown.isascii() and shown.isprintable() else region.name
