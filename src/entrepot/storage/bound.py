@@ -1,0 +1,41 @@
+"""Binds statements to a tenancy, or marks them as instance-wide with a reason.
+
+The marks are execution options, so that a test can look at every statement that reaches the database.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, or_
+from sqlalchemy.sql import Executable
+
+from entrepot.storage.rows import Tenancy
+
+# Execution options: the Tenancy that a statement is bound to, or why it is not bound.
+TENANCY = "entrepot_tenancy"
+INSTANCE_WIDE = "entrepot_instance_wide"
+OPERATORS, SUBSCRIPTIONS = "tenancy_operators", "tenancy_subscriptions"
+
+Statement = TypeVar("Statement", bound=Executable)
+
+
+def bound(statement: Select[Any], table: Table, tenancy: Tenancy) -> Select[Any]:
+    """`statement` over `table`, which has the columns operator and subscription, restricted to what is visible."""
+    if not tenancy.everything:
+        statement = statement.where(visible(table, tenancy))
+    return statement.execution_options(**{TENANCY: tenancy})
+
+
+def visible(table: Table, tenancy: Tenancy) -> ColumnElement[bool]:
+    operator, subscription = table.c.operator, table.c.subscription
+    return or_(
+        and_(operator.is_(None), subscription.is_(None)),
+        operator.in_(bindparam(OPERATORS, sorted(tenancy.operators), expanding=True)),
+        subscription.in_(bindparam(SUBSCRIPTIONS, sorted(tenancy.subscriptions), expanding=True)),
+    )
+
+
+def instance_wide(statement: Statement, reason: str) -> Statement:
+    marked: Statement = statement.execution_options(**{INSTANCE_WIDE: reason})
+    return marked

@@ -1,0 +1,101 @@
+"""Connections to SQLite or PostgreSQL, set up so that what is committed survives a loss of power."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from entrepot.errors import Code, Error
+
+# Execution option: the transaction writes, so SQLite takes its write lock at once.
+WRITES = "entrepot_writes"
+
+_BUSY_MS = 30_000
+_CONNECT_S = 10
+_COMMAND_S = 60
+_POOL = 8
+
+FAULTS = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+def open_engine(url: str) -> AsyncEngine:
+    """For `sqlite:///PATH`, or `postgresql://…` as libpq reads it. Connects later. Raises Error for another URL."""
+    if url.startswith("sqlite:///"):
+        return _sqlite(Path(url.removeprefix("sqlite:///")))
+    if url.startswith(("postgresql://", "postgres://")):
+        return _postgresql(url)
+    scheme = url.partition(":")[0][:40]
+    raise Error(
+        Code.NOT_READY, f"a database of the kind `{scheme}` is not known: use `sqlite:///PATH` or `postgresql://…`"
+    )
+
+
+def is_postgresql(engine: AsyncEngine) -> bool:
+    return engine.dialect.name == "postgresql"
+
+
+def _sqlite(path: Path) -> AsyncEngine:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=_POOL, max_overflow=0)
+
+    def connected(connection: Any, _record: Any) -> None:
+        # Transactions are begun below, not by the driver, which would begin them too late and as readers.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MS}"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    def begun(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine.sync_engine, "connect", connected)
+    event.listen(engine.sync_engine, "begin", begun)
+    return engine
+
+
+def _postgresql(url: str) -> AsyncEngine:
+    async def connect() -> asyncpg.Connection[Any]:
+        # asyncpg reads the URL as libpq does: sslmode, host=/run/postgresql, several hosts, a password file.
+        return await asyncpg.connect(
+            url,
+            timeout=_CONNECT_S,
+            command_timeout=_COMMAND_S,
+            server_settings={"synchronous_commit": "on", "application_name": "entrepot"},
+        )
+
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=connect, pool_size=_POOL, max_overflow=_POOL, pool_pre_ping=True
+    )
+
+
+@contextmanager
+def answered(what: str = "nothing was changed") -> Iterator[None]:
+    """Turns a database that cannot be reached, or fails, into an Error; `what` says what that means."""
+    try:
+        yield
+    except FAULTS as exc:
+        if not lost(exc):
+            raise
+        raise unavailable(exc, what) from exc
+
+
+def lost(exc: BaseException) -> bool:
+    """Whether it is the database that fails, rather than a statement that is wrong."""
+    if isinstance(exc, DBAPIError):
+        return exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError)
+    return isinstance(exc, FAULTS)
+
+
+def unavailable(exc: BaseException, what: str) -> Error:
+    cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
+    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    return Error(Code.NOT_READY, f"the database does not answer ({reason}); {what}", retry_after_s=1)

@@ -1,0 +1,292 @@
+"""The database of one instance: reads, and changes by one writer at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql import Executable
+
+from entrepot.errors import Code, Error
+from entrepot.storage import facts, queries
+from entrepot.storage.bound import instance_wide
+from entrepot.storage.engine import WRITES, answered, is_postgresql, lost, open_engine, unavailable
+from entrepot.storage.master import MasterKey
+from entrepot.storage.migrate import migrate
+from entrepot.storage.queries import OUTBOX, SECRETS, Listing, key_of
+from entrepot.storage.rows import Recorded, Row, Tenancy
+from entrepot.storage.tables import outbox, secrets
+from entrepot.storage.transaction import Transaction, unsealed
+
+# PostgreSQL's advisory lock of the one writer: "entrepot" as a number.
+WRITER = int.from_bytes(b"entrepot", "big")
+
+_SETTLE_S = 30.0
+_AGAIN_S = 0.2
+
+log = logging.getLogger(__name__)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Store:
+    """Methods raise Error(NOT_READY) while the database does not answer; the next call connects anew."""
+
+    def __init__(self, engine: AsyncEngine, master: MasterKey, now_ms: Callable[[], int]) -> None:
+        """Use `open`. `engine` is there for tests that watch statements; `settle_s` bounds how long an unclear commit
+        is looked into."""
+        self.engine = engine
+        self.settle_s = _SETTLE_S
+        self._master = master
+        self._now_ms = now_ms
+        self._writer = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, url: str, master: MasterKey, *, now_ms: Callable[[], int] = _now_ms) -> Store:
+        """`sqlite:///PATH` or `postgresql://…`. Makes or migrates the tables.
+
+        Raises Error: the database does not answer, its schema is a newer version's, or it is under another master key.
+        """
+        store = cls(open_engine(url), master, now_ms)
+        try:
+            with answered():
+                async with store._writing() as connection:
+                    await migrate(connection)
+                    store._master = await facts.begin(connection, master)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    async def get(self, tenancy: Tenancy, id: str, *, deleted: bool = False) -> Row | None:  # noqa: A002
+        """A live row, or with `deleted` a soft-deleted one; None where there is none, or none that may be seen."""
+        key = key_of(id)
+        found = await self._rows(queries.one(tenancy, key, deleted=deleted)) if key is not None else []
+        return found[0] if found else None
+
+    async def list(
+        self,
+        tenancy: Tenancy,
+        kind: str,
+        *,
+        under: str = "",
+        deleted: bool = False,
+        limit: int | None = None,
+        after: str = "",
+    ) -> builtins.list[Row]:
+        """Live rows of a kind (empty: of any), or with `deleted` the soft-deleted ones, by their ids in lower case.
+
+        `under` is an id: rows below it. `after` is an id: rows that come after it, to go on where `limit` ended.
+        """
+        return await self._rows(queries.many(tenancy, Listing(kind, under, deleted, limit, after)))
+
+    async def all(self) -> builtins.list[Row]:
+        """All live rows of all tenants, by their ids in lower case."""
+        return (await self.whole())[2]
+
+    async def whole(self) -> tuple[int, int, builtins.list[Row]]:
+        """Epoch, number of the last change, and all live rows, as they were at one instant."""
+        async with self._reading(steady=True) as connection:
+            epoch, n = await facts.revision(connection)
+            rows: builtins.list[Row] = []
+            result = await connection.stream(queries.every())
+            async for part in result.mappings().partitions(1000):
+                rows += map(queries.row_of, part)
+            return epoch, n, rows
+
+    async def revision(self) -> tuple[int, int]:
+        """Epoch and number of the last change that was committed."""
+        async with self._reading(steady=True) as connection:
+            return await facts.revision(connection)
+
+    async def instance(self) -> str:
+        """A GUID, made with the database."""
+        async with self._reading() as connection:
+            return await facts.get(connection, facts.INSTANCE)
+
+    async def since(self, n: int) -> builtins.list[Recorded]:
+        """The changes after number `n`, in their order."""
+        return await self._recorded(queries.recorded(outbox.c.n > n))
+
+    async def recorded(self, n: int) -> Recorded | None:
+        """The change of that number."""
+        found = await self._recorded(queries.recorded(outbox.c.n == n))
+        return found[0] if found else None
+
+    async def unplaced(self) -> builtins.list[Recorded]:
+        """The changes of which it is not known that they stand in the ledger, in their order."""
+        return await self._recorded(queries.recorded(outbox.c.place.is_(None)))
+
+    async def placed(self, n: int, place: str) -> None:
+        """The entry of change `n` stands in the ledger at `place`."""
+        async with self._writing() as connection:
+            statement = update(outbox).where(outbox.c.n == n).values(place=place)
+            await connection.execute(instance_wide(statement, OUTBOX))
+
+    async def secret(self, ref: str) -> bytes | None:
+        """Raises Error where it cannot be decrypted."""
+        statement = instance_wide(select(secrets).where(secrets.c.ref == ref), SECRETS)
+        return (await self._unsealed(statement)).get(ref)
+
+    async def secrets(self, prefix: str = "") -> dict[str, bytes]:
+        """All whose references begin so, in their order. Raises Error where one cannot be decrypted."""
+        return await self._unsealed(queries.secrets_of(prefix))
+
+    async def rotate(self, fresh: MasterKey) -> int:
+        """Encrypt all secrets anew, and take `fresh` from here on. How many there were."""
+        async with self._writing() as connection:
+            count = await facts.rotate(connection, self._master, fresh)
+        self._master = fresh
+        return count
+
+    async def raise_epoch(self) -> int:
+        """After a restore: what gateways saw of the lost changes counts no more. The new epoch."""
+        async with self._writing() as connection:
+            epoch = int(await facts.get(connection, facts.EPOCH)) + 1
+            await facts.put(connection, facts.EPOCH, str(epoch))
+        return epoch
+
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator[Transaction]:
+        """One writer at a time, across processes too. Committed on return; nothing happened if it raises.
+
+        Where the connection breaks in the commit, what became of it is found out by the ids that were recorded. Only
+        if the database stays away for `settle_s` is it left open: Error(NOT_READY, name="ChangeUncertain"); the change
+        is then in the outbox or never will be. A cancelled task waits for a commit that is under way.
+        """
+        async with self._writer:
+            connection = await self._begin()
+            try:
+                transaction = Transaction(connection, self._master, self._now_ms)
+                yield transaction
+            except BaseException:
+                await _to_its_end(_give_back(connection))
+                raise
+            await _to_its_end(self._commit(connection, transaction.recorded))
+
+    async def _commit(self, connection: AsyncConnection, recorded: builtins.list[str]) -> None:
+        try:
+            await connection.commit()
+        except Exception as exc:
+            if not lost(exc):
+                raise
+            log.warning("the connection to the database broke in a commit", extra={"fields": {"problem": str(exc)}})
+            await self._settle(recorded, exc)
+        finally:
+            await _give_back(connection)
+
+    async def _settle(self, recorded: builtins.list[str], cause: Exception) -> None:
+        """Return if the commit happened, raise Error if not."""
+        deadline = time.monotonic() + self.settle_s
+        while True:
+            try:
+                # INVARIANT: whoever holds the writer's lock knows that the commit in question is over: its transaction
+                # held the lock until its end, also where the server went on with it after we lost it.
+                async with self._locked() as again:
+                    statement = queries.recorded(outbox.c.id.in_(recorded))
+                    found = (await again.execute(statement)).all()
+                break
+            except Exception as exc:
+                if not lost(exc):
+                    raise
+                if time.monotonic() > deadline:
+                    raise Error(
+                        Code.NOT_READY,
+                        "the database went away while the change was committed: look whether it happened",
+                        name="ChangeUncertain",
+                        retry_after_s=5,
+                    ) from cause
+                await asyncio.sleep(_AGAIN_S)
+        if not recorded:
+            raise unavailable(cause, "the change may have happened or not: look, and try again") from cause
+        if not found:
+            raise unavailable(cause, "nothing was changed") from cause
+
+    async def _begin(self) -> AsyncConnection:
+        """A connection in a transaction that holds the writer's lock."""
+        with answered():
+            connection = self.engine.connect()
+            await connection.start()
+            try:
+                await connection.execution_options(**{WRITES: True})
+                await connection.begin()
+                if is_postgresql(self.engine):
+                    await connection.execute(text("SELECT pg_advisory_xact_lock(:writer)"), {"writer": WRITER})
+            except BaseException:
+                await _to_its_end(_give_back(connection))
+                raise
+            return connection
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncIterator[AsyncConnection]:
+        """Commits on return. Faults of the database come as they are."""
+        connection = await self._begin()
+        try:
+            yield connection
+            await connection.commit()
+        finally:
+            await _to_its_end(_give_back(connection))
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """A write of our own that may be repeated: where its commit is unclear, that is an Error as any other."""
+        async with self._writer:
+            with answered("try again"):
+                async with self._locked() as connection:
+                    yield connection
+
+    @asynccontextmanager
+    async def _reading(self, *, steady: bool = False) -> AsyncIterator[AsyncConnection]:
+        """With `steady`, all statements see the database as it was at one instant; in SQLite they always do."""
+        with answered():
+            async with self.engine.connect() as connection:
+                if steady and is_postgresql(self.engine):
+                    await connection.execution_options(isolation_level="REPEATABLE READ")
+                yield connection
+
+    async def _rows(self, statement: Executable) -> builtins.list[Row]:
+        async with self._reading() as connection:
+            return [queries.row_of(each) for each in (await connection.execute(statement)).mappings()]
+
+    async def _recorded(self, statement: Executable) -> builtins.list[Recorded]:
+        async with self._reading() as connection:
+            return [queries.recorded_of(each) for each in (await connection.execute(statement)).mappings()]
+
+    async def _unsealed(self, statement: Executable) -> dict[str, bytes]:
+        async with self._reading() as connection:
+            found = (await connection.execute(statement)).all()
+        return {each.ref: unsealed(self._master, each.ref, each.key_id, each.sealed) for each in found}
+
+
+async def _give_back(connection: AsyncConnection) -> None:
+    """To the pool; what is not committed is rolled back. A connection that is broken is no news here."""
+    try:
+        await connection.close()
+    except Exception as exc:
+        if not lost(exc):
+            raise
+        await connection.invalidate()
+
+
+async def _to_its_end(work: Awaitable[Any]) -> None:
+    """Whoever waits for it may be cancelled, the work itself is not; the cancellation is told once it is done."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and (failed := task.exception()) is not None:
+            log.warning("a change failed while its caller went away", extra={"fields": {"problem": str(failed)}})
+        raise
