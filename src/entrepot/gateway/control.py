@@ -1,0 +1,313 @@
+"""A gateway's source that is a control plane: a long poll, verified; the last good publication on disk before all.
+
+Nothing of a control plane's failure reaches the calls: what was published last stays in force, also after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn
+
+from msgspec.structs import replace
+
+from entrepot.errors import Code, Error
+from entrepot.gateway.enrolment import AFRESH, SNAPSHOT, Enrolled, sealing_key, told
+from entrepot.gateway.kept import Kept
+from entrepot.gateway.remote import WAIT_S, Answer, Remote
+from entrepot.http1.client import Fault
+from entrepot.resources.problems import WorldInvalid
+from entrepot.snapshot import Delta, Published, Revision, applied, decode
+from entrepot.snapshot.sealed import unseal
+
+log = logging.getLogger(__name__)
+
+FIRST_S: Final = 10.0
+"""How long the very first publication is waited for."""
+FRESH_S: Final = 3.0
+"""How long a start waits for what is newer than what it has on disk."""
+SETTLE_S: Final = 5.0
+"""How long workers may take for a change before the control plane is asked again."""
+RETRY_FIRST_S: Final = 0.25
+RETRY_LAST_S: Final = 10.0
+LEAST_S: Final = 1.0
+"""Between two questions that had no news for an answer."""
+
+
+class _Fetched(NamedTuple):
+    message: Published | Delta
+    sealed: bytes
+
+
+class ControlSource:
+    """`gateway.source.Source` over HTTPS. For one event loop; `close` when done.
+
+    `problem` says why the control plane cannot be followed now. What it published is refused unless it is sealed to
+    this gateway, signed by the control plane that it enrolled with, and not older than what it has.
+    """
+
+    def __init__(self, enrolled: Enrolled, data: Path, url: str | None = None, own: Mapping[str, Any] | None = None):
+        """`own` are values of `[gateway]` that stand whatever is published. Raises Error for keys that are missing."""
+        self.problem: str | None = None
+        self._enrolled = enrolled
+        self._own = dict(own or {})
+        self._private = sealing_key(data)
+        self._remote = Remote.pinned(url or enrolled.url, enrolled.ca)
+        self._kept = Kept(data / SNAPSHOT)
+        self._offered: Revision | None = None
+        """The newest that was handed on."""
+        self._runs: Revision | None = None
+        self._ready = False
+        self._told = asyncio.Event()
+        self._small = False
+        """What was handed on last was a change, not a whole."""
+        self._taken: list[_Fetched] = []
+        """Handed on, and not on disk yet."""
+        self._keeping: asyncio.Task[None] | None = None
+
+    # What the parent calls
+
+    async def first(self) -> Published:
+        """What is newest: the control plane's if it answers soon, else what is on disk. Raises Error for neither."""
+        start = await asyncio.to_thread(self._from_disk)
+        if start is None:
+            return self._local(await self._very_first())
+        self._offered = start.revision
+        try:
+            async with asyncio.timeout(FRESH_S):
+                fetched = await self._fetch(start.revision, wait_s=0)
+        except (Error, Fault, WorldInvalid, TimeoutError) as error:
+            self._fail(error)
+            fields = {"revision": str(start.revision), "problem": self.problem}
+            log.warning("starting from the last good publication on disk", extra={"fields": fields})
+            return self._local(start)
+        if fetched is None:
+            return self._local(start)
+        self._offer(fetched)
+        message = fetched.message
+        return self._local(message if isinstance(message, Published) else applied(start, message))
+
+    async def changes(self) -> AsyncIterator[Published | Delta]:
+        """Each change once; one that could not be taken over is offered again, with what came since, now and then."""
+        failures = 0
+        while True:
+            await self._settled()
+            behind = self._runs != self._offered
+            try:
+                fetched = await self._ask(behind)
+            except (Error, Fault, WorldInvalid, TimeoutError) as error:
+                self._fail(error)
+                failures += 1
+                await asyncio.sleep(_pause_s(failures))
+                continue
+            if not behind:
+                failures = 0
+            elif fetched is not None and fetched.message.revision == self._offered:
+                failures += 1  # the same that could not be taken over
+                await asyncio.sleep(_pause_s(failures))
+            if fetched is not None:
+                self._offer(fetched)
+                message = fetched.message
+                yield self._local(message) if isinstance(message, Published) else message
+
+    def running(self, revision: Revision, ready: bool) -> None:
+        """The control plane hears of it at once; what runs is kept on disk."""
+        if (revision, ready) == (self._runs, self._ready):
+            return
+        self._runs, self._ready = revision, ready
+        self._told.set()
+        self._keep_soon()
+
+    async def close(self) -> None:
+        if self._keeping is not None:
+            await self._keeping
+        await self._remote.close()
+
+    # The control plane
+
+    async def _very_first(self) -> Published:
+        """Raises Error when it cannot be had in time; what is refused is not asked for again."""
+        failures = 0
+        try:
+            async with asyncio.timeout(FIRST_S):
+                while True:
+                    try:
+                        fetched = await self._fetch(None, wait_s=0)
+                    except (Error, Fault, WorldInvalid) as error:
+                        if isinstance(error, Error) and error.code is not Code.NOT_READY:
+                            raise
+                        self._fail(error)
+                        failures += 1
+                        await asyncio.sleep(_pause_s(failures))
+                    else:
+                        break
+        except TimeoutError:
+            why = self.problem or f"the control plane at {self._remote.url} does not answer"
+            raise Error(Code.NOT_READY, f"{why}, and there is no publication on disk to start from") from None
+        assert fetched is not None
+        assert isinstance(fetched.message, Published)
+        self._offer(fetched)
+        return fetched.message
+
+    async def _ask(self, behind: bool) -> _Fetched | None:
+        """What is newer than what runs; None when nothing is, or when the control plane is to hear anew what runs."""
+        self._told.clear()
+        if not behind and not self._taken and self._kept.grown:
+            await self._shorten()
+        # A change that could not be taken over may do as a whole.
+        runs = None if behind and self._small else self._runs or self._offered
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LEAST_S
+        asking, telling = loop.create_task(self._fetch(runs, WAIT_S)), loop.create_task(self._told.wait())
+        try:
+            await asyncio.wait({asking, telling}, return_when=asyncio.FIRST_COMPLETED)
+            fetched = asking.result() if asking.done() else None
+            if fetched is None:
+                await asyncio.wait({telling}, timeout=max(until - loop.time(), 0.0))
+            return fetched
+        finally:
+            asking.cancel()
+            telling.cancel()
+            await asyncio.gather(asking, telling, return_exceptions=True)
+
+    async def _fetch(self, runs: Revision | None, wait_s: int) -> _Fetched | None:
+        """What is newer than `runs`, or the whole for None. Raises Fault, Error, WorldInvalid for what is no world."""
+        fields = [
+            ("authorization", f"Bearer {self._enrolled.secret}"),
+            ("x-entrepot-gateway", self._enrolled.gateway),
+            ("x-entrepot-ready", "true" if self._ready else "false"),
+        ]
+        if runs is not None:
+            fields.append(("if-none-match", f'"{runs}"'))
+        answer = await self._remote.get(f"/entrepot/snapshot?wait={wait_s}", fields)
+        if answer.status == 304 and runs is not None:
+            self._heal()
+            return None
+        if answer.status != 200:
+            raise self._refused(answer)
+        fetched = await asyncio.to_thread(self._opened, answer.body, self._offered)
+        message = fetched.message
+        if isinstance(message, Delta) and message.after != runs:
+            log.info("a change does not fit what runs; the whole is asked for", extra={"fields": {"runs": str(runs)}})
+            return await self._fetch(None, wait_s) if runs is not None else _no_whole()
+        self._heal()
+        return fetched
+
+    async def _shorten(self) -> None:
+        """Put the whole in the place of a long row of changes; if there is a newer one it comes by itself."""
+        fetched = await self._fetch(None, wait_s=0)
+        if fetched is not None and fetched.message.revision == self._runs:
+            self._taken = [fetched]
+            self._keep_soon()
+
+    def _opened(self, data: bytes, held: Revision | None) -> _Fetched:
+        kind, revision, plain = unseal(
+            data,
+            private=self._private,
+            verifier=self._enrolled.verifier,
+            gateway=self._enrolled.gateway,
+            held=held,
+        )
+        message = decode(plain)
+        if message.revision != revision or isinstance(message, Published) is not (kind == "published"):
+            raise Error(Code.UNAUTHENTICATED, "what the control plane published is not what its seal says")
+        return _Fetched(message, data)
+
+    def _refused(self, answer: Answer) -> Error:
+        if answer.status in {401, 403}:
+            what = f"the control plane no longer knows the gateway `{self._enrolled.gateway}`; {AFRESH}"
+            return Error(Code.UNAUTHENTICATED, what)
+        return Error(Code.NOT_READY, f"the control plane at {self._remote.url} answers: {told(answer)}")
+
+    def _offer(self, fetched: _Fetched) -> None:
+        after = fetched.message.after if isinstance(fetched.message, Delta) else None
+        self._taken = [each for each in self._taken if after is not None and each.message.revision <= after]
+        self._taken.append(fetched)
+        self._offered, self._small = fetched.message.revision, after is not None
+
+    async def _settled(self) -> None:
+        """Workers run what was handed on, or will not."""
+        until = asyncio.get_running_loop().time() + SETTLE_S
+        while self._runs != self._offered and asyncio.get_running_loop().time() < until:
+            self._told.clear()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._told.wait()
+            except TimeoutError:
+                return
+
+    def _local(self, published: Published) -> Published:
+        if not self._own:
+            return published
+        world = published.world
+        return replace(published, world=replace(world, gateway=replace(world.gateway, **self._own)))
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, Fault):
+            problem = f"the control plane at {self._remote.url} cannot be reached: {error}"
+        elif isinstance(error, TimeoutError):
+            problem = f"the control plane at {self._remote.url} does not answer in time"
+        else:
+            problem = str(error)
+        if problem != self.problem:
+            self.problem = problem
+            log.warning("the control plane cannot be followed", extra={"fields": {"problem": problem}})
+
+    def _heal(self) -> None:
+        if self.problem is not None:
+            self.problem = None
+            log.info("the control plane is followed again")
+
+    # The disk
+
+    def _from_disk(self) -> Published | None:
+        """The last good publication; None when there is none or what is there is not to be believed. Blocks."""
+        held: Published | None = None
+        good = 0
+        try:
+            for frame in self._kept.read():
+                message = self._opened(frame, held.revision if held else None).message
+                held = message if isinstance(message, Published) else applied(held or _no_whole(), message)
+                good += 1
+        except (Error, WorldInvalid, OSError) as error:
+            fields = {"path": str(self._kept.path), "problem": str(error), "used": good}
+            log.error("the publication on disk is refused from here on", extra={"fields": fields})
+        self._kept.keep(good)
+        return held
+
+    def _keep_soon(self) -> None:
+        if self._taken and (self._keeping is None or self._keeping.done()):
+            self._keeping = asyncio.get_running_loop().create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """What runs is good: put it on disk. A failure costs no more than a later start's speed."""
+        runs = self._runs
+        while runs is not None and (good := [each for each in self._taken if each.message.revision <= runs]):
+            self._taken = [each for each in self._taken if each not in good]
+            try:
+                await asyncio.to_thread(self._write, good)
+            except OSError as error:
+                log.error("the publication could not be kept on disk", extra={"fields": {"problem": str(error)}})
+                self._kept.keep(0)
+                return
+            runs = self._runs
+
+    def _write(self, good: list[_Fetched]) -> None:
+        for fetched in good:
+            if isinstance(fetched.message, Published):
+                self._kept.replace(fetched.sealed)
+            else:
+                self._kept.add(fetched.sealed)
+
+
+def _no_whole() -> NoReturn:
+    raise Error(Code.NOT_READY, "there is a change where the whole was to be")
+
+
+def _pause_s(failures: int) -> float:
+    """Longer each time, and not in step with other gateways."""
+    longest = min(RETRY_FIRST_S * (1 << min(failures - 1, 10)), RETRY_LAST_S)
+    return longest * (0.5 + secrets.randbelow(1_000) / 2_000)
