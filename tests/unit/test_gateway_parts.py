@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from entrepot.errors import Code, Error
-from entrepot.gateway.admit import credential, named_by_host
+from entrepot.gateway.authenticate import credential, named_by_host
 from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Message, Rejected, Status
 from entrepot.gateway.ids import Ids, as_openai
 from entrepot.gateway.metrics import CATALOGUE

@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-
 from entrepot.errors import Code, Error
+from entrepot.gateway.authenticate import authenticate
 from entrepot.gateway.call import Admission, Call, Occasion
 from entrepot.gateway.journal import Journal
 from entrepot.gateway.routes import Route
-from entrepot.http1.message import Headers
 from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision, Program
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
 from entrepot.wire import body
-from entrepot.wire.problems import redact
-
-
-def authenticate(call: Call, route: Route) -> Account:
-    """The account of the request's key. A path or host that names another account gets what a wrong key gets."""
-    request = call.exchange.request
-    key = credential(request.headers)
-    if key is None:
-        raise Error(Code.MISSING_KEY, "the request carries no key")
-    found = call.snapshot.keys.get(sha256(key.encode("latin-1")).digest())
-    named, hosted = route.account, named_by_host(call.snapshot, request.headers)
-    if found is None or any(name not in {None, found.account.name} for name in (named, hosted)):
-        raise Error(Code.INVALID_KEY, "the key is not one of this account", subject=redact(key))
-    call.key_name = found.name
-    return found.account
-
-
-def credential(headers: Headers) -> str | None:
-    """The key, from any of the three headers that SDKs use. Different ones are refused, never picked from.
-
-    An empty header is no key: some clients send one beside the real one.
-    """
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    key = token.strip() if scheme == "Bearer" or scheme.lower() == "bearer" else ""
-    for other in (headers.get("api-key"), headers.get("x-api-key")):
-        if other:
-            if key and other != key:
-                raise Error(Code.CONFLICTING_CREDENTIALS, "the request carries two different keys; send one")
-            key = other
-    return key or None
-
-
-def named_by_host(snapshot: Snapshot, headers: Headers) -> str | None:
-    domain = snapshot.data_domain
-    if domain is None:
-        return None
-    host = headers.get("host", "").lower()
-    host = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    return host.removesuffix(domain) if host.endswith(domain) else None
 
 
 def read_body(call: Call, route: Route) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from entrepot.errors import Code, Error
-from entrepot.gateway.admit import authenticate
+from entrepot.gateway.authenticate import authenticate
 from entrepot.gateway.call import Call
 from entrepot.gateway.heads import JSON, id_head
 from entrepot.gateway.routes import MODEL, MODELS, PROBE, Route

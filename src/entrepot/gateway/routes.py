@@ -52,10 +52,11 @@ def route(method: str, path: str, query: str) -> Route:
 
 
 def _split_account(path: str, asked: str) -> tuple[str | None, str]:
+    """Some SDKs add `/openai` to an endpoint that ends in a slash: there, and only there, two slashes are one."""
     if not path.startswith("/accounts/"):
-        return None, path
+        return None, path[1:] if path.startswith("//openai/") else path
     name, slash, rest = path[len("/accounts/") :].partition("/")
-    return _segment(name, asked), slash + rest
+    return _segment(name, asked), slash + rest.removeprefix("/")
 
 
 def _operation(method: str, path: str, form: Form, asked: str) -> tuple[str, str | None, str | None]:

@@ -17,7 +17,9 @@ def form_of(path: str) -> Form:
     """The family of a request path, `/accounts/{account}` before it or not. What is not Azure's is OpenAI's."""
     if path.startswith("/accounts/"):
         _, _, path = path[10:].partition("/")
-        path = "/" + path
+        path = "/" + path.removeprefix("/")
+    elif path.startswith("//openai"):
+        path = path[1:]  # an SDK's, see `gateway.routes`
     if path == "/openai/v1" or path.startswith("/openai/v1/"):
         return Form.AZURE_V1
     if path == "/openai" or path.startswith("/openai/"):
