@@ -174,7 +174,7 @@ def tenancy_of(assignments: Sequence[Assignment]) -> Tenancy:
     scopes = {each.scope for each in assignments}
     return Tenancy(
         everything=INSTANCE in scopes,
-        operators=frozenset(scope.split("/")[4] for scope in scopes if _is_operator(scope)),
+        operators=frozenset(scope.split("/")[4] for scope in scopes if is_operator(scope)),
         subscriptions=frozenset(scope.split("/")[2] for scope in scopes if scope.startswith(_SUBSCRIPTIONS)),
     )
 
@@ -195,7 +195,7 @@ def may(caller: Caller, action: str, chain: Sequence[str]) -> bool:
 
 
 def _effective(action: str, scope: str) -> bool:
-    return not action.startswith(_OWN) or scope == INSTANCE or _is_operator(scope) or action in _TENANTS_OWN
+    return not action.startswith(_OWN) or scope == INSTANCE or is_operator(scope) or action in _TENANTS_OWN
 
 
 def require(caller: Caller, action: str, chain: Sequence[str]) -> None:
@@ -230,9 +230,9 @@ def chain_of(row: Row, operator: str | None = None) -> tuple[str, ...]:
 
 
 def chain_from(resource: str, operator: str | None) -> tuple[str, ...]:
-    """The same for an id at which there is nothing yet."""
+    """The same for an id at which there is nothing yet. Rows of the instance alone have the operator ``""``."""
     found = ancestors(resource)
-    if operator is not None and (scope := OPERATORS + operator.lower()) not in found:
+    if operator and (scope := OPERATORS + operator.lower()) not in found:
         found.append(scope)
     return (*found, INSTANCE)
 
@@ -256,5 +256,5 @@ def ancestors(resource: str) -> list[str]:
     return found
 
 
-def _is_operator(scope: str) -> bool:
+def is_operator(scope: str) -> bool:
     return scope.startswith(OPERATORS) and scope.count("/") == 4
