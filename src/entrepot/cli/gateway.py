@@ -13,6 +13,7 @@ import uvloop
 from entrepot.config import Config
 from entrepot.errors import Error
 from entrepot.gateway.parent import Parent
+from entrepot.gateway.watch import Folder
 from entrepot.resources.problems import WorldInvalid
 from entrepot.telemetry.log import log_to_stderr
 
@@ -35,7 +36,8 @@ def gateway(
     def ready(data_url: str, admin_url: str) -> None:
         print(f"serving {world} on {data_url} (metrics and readiness on {admin_url})", flush=True)
 
-    parent = Parent(world, Config.load(data), workers)
+    config = Config.load(data)
+    parent = Parent(Folder(world, config), config, workers)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(parent.run(ready))

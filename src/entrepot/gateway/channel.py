@@ -7,14 +7,19 @@ import socket
 
 import msgspec
 
+from entrepot.snapshot import Revision
 from entrepot.telemetry.metrics import Report
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Parent to worker: compile these files and serve them. The parent has compiled the same bytes already."""
+    """Parent to worker: compile this publication and serve it. The parent has compiled the same already.
 
-    revision: int
-    files: dict[str, bytes]
+    `data` is what `snapshot.encode` made, of a Published if `whole`, else of a Delta.
+    """
+
+    revision: Revision
+    whole: bool
+    data: bytes
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
@@ -30,20 +35,24 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 class Loaded(msgspec.Struct, frozen=True, tag=True):
     """Worker to parent: calls that arrive from now on are decided by this revision."""
 
-    revision: int
+    revision: Revision
+
+
+class Behind(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: the Delta was not one to what is served here; send the whole."""
 
 
 class Rejected(msgspec.Struct, frozen=True, tag=True):
     """Worker to parent: the revision did not compile here; the one before stays."""
 
-    revision: int
+    revision: Revision
     problem: str
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):
-    """Worker to parent: the answer to `Ask`."""
+    """Worker to parent: the answer to `Ask`. No revision: it does not serve yet."""
 
-    revision: int
+    revision: Revision | None
     connections: int
     unhealthy: tuple[str, ...]
     geo_problem: str | None
@@ -51,7 +60,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     report: Report
 
 
-Message = Load | Ask | Drain | Loaded | Rejected | Status
+Message = Load | Ask | Drain | Loaded | Behind | Rejected | Status
 
 _decoder = msgspec.msgpack.Decoder(Message)
 

@@ -7,10 +7,11 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Message, Rejected, Status
+from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Message, Rejected, Status
 from entrepot.gateway.metrics import CATALOGUE
+from entrepot.snapshot import Revision
 from entrepot.telemetry.metrics import Report, lasting
 
 log = logging.getLogger(__name__)
@@ -29,14 +30,24 @@ class Hand:
     The listening socket stays open here while a worker restarts: calls that arrive meanwhile wait instead of failing.
     """
 
-    def __init__(self, listener: socket.socket, arguments: Sequence[str], changed: Callable[[], None]) -> None:
-        """`arguments` follow the sockets on the worker's command line."""
-        self.revision = 0
+    def __init__(
+        self,
+        listener: socket.socket,
+        arguments: Sequence[str],
+        current: Callable[[], Awaitable[Load]],
+        changed: Callable[[], None],
+    ) -> None:
+        """`arguments` follow the sockets on the worker's command line; `current` gives the whole as it is now."""
+        self.revision: Revision | None = None
         self.problem: str | None = None
         self.restarts = 0
         self._listener = listener
         self._arguments = arguments
+        self._current = current
         self._changed = changed
+        self._fed = False
+        self._waiting: list[Load] = []  # what came while the whole was on its way
+        self._feeding: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
@@ -46,7 +57,7 @@ class Hand:
         self.ended = Report({}, {})
         """What workers that are gone had counted."""
 
-    async def keep(self, current: Callable[[], Load]) -> None:
+    async def keep(self) -> None:
         """Run the worker until `stop`, starting it again with back-off when it ends unasked."""
         wait_s = RESTART_FIRST_S
         loop = asyncio.get_running_loop()
@@ -55,10 +66,11 @@ class Hand:
             channel = await self._start()
             looking = asyncio.create_task(self._look_after())
             try:
-                await self.load(current())
+                self._feed_soon()
                 await self._listen(channel)
             finally:
                 looking.cancel()
+                self._stop_feeding()
                 channel.close()
             if self._stopping:
                 return
@@ -67,8 +79,39 @@ class Hand:
             log.error("worker ended unasked", extra={"fields": {"again_in_s": wait_s}})
             await asyncio.sleep(wait_s)
 
+    @property
+    def available(self) -> bool:
+        """The worker serves, and by what it last said it can record what it decides."""
+        return self.revision is not None and (self._last is None or self._last.ledger_problem is None)
+
     async def load(self, message: Load) -> None:
-        await self._tell(message)
+        """Hand on what is new, behind the whole if that is still on its way."""
+        if self._fed:
+            await self._tell(message)
+        else:
+            self._waiting.append(message)
+
+    def _feed_soon(self) -> None:
+        if self._feeding is None:
+            self._fed = False
+            self._feeding = asyncio.create_task(self._feed())
+
+    def _stop_feeding(self) -> None:
+        self._fed = False
+        self._waiting.clear()
+        if self._feeding is not None:
+            self._feeding.cancel()
+            self._feeding = None
+
+    async def _feed(self) -> None:
+        """The whole first, then what came meanwhile and is not in it."""
+        whole = await self._current()
+        await self._tell(whole)
+        while self._waiting:
+            message = self._waiting.pop(0)
+            if message.whole or message.revision > whole.revision:
+                await self._tell(message)
+        self._fed, self._feeding = True, None
 
     async def status(self) -> Status | None:
         """The worker's report, or its last one while it is too busy to answer; None when it does not serve."""
@@ -157,7 +200,10 @@ class Hand:
             match message:
                 case Loaded():
                     self.revision, self.problem = message.revision, None
-                    log.info("worker serves the world", extra={"fields": {"revision": message.revision}})
+                    log.info("worker serves the world", extra={"fields": {"revision": message.revision.number()}})
+                case Behind():
+                    self._feed_soon()
+                    continue
                 case Rejected():
                     self.problem = message.problem
                     log.error("worker rejects the world", extra={"fields": {"problem": self.problem}})
@@ -172,7 +218,7 @@ class Hand:
             self._changed()
         self._channel = None
         self._forget()
-        self.revision = 0
+        self.revision = None
         if self._process is not None:
             await self._process.wait()
         self._changed()

@@ -1,4 +1,4 @@
-"""The parent of a gateway: owns the listening sockets and the world's files; starts, feeds and stops the workers."""
+"""The parent of a gateway: owns the listening sockets, compiles what is published, feeds and stops the workers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 from entrepot.config import Config
+from entrepot.errors import Error
 from entrepot.gateway.admin import Admin, Readiness
 from entrepot.gateway.channel import Load
 from entrepot.gateway.hand import Hand
 from entrepot.gateway.metrics import CATALOGUE
+from entrepot.gateway.source import Source
 from entrepot.gateway.tls import server_tls
-from entrepot.gateway.watch import edits, watched
-from entrepot.resources.folder import Mark, fingerprint, read_world
 from entrepot.resources.model import Gateway
 from entrepot.resources.problems import WorldInvalid
-from entrepot.snapshot import Snapshot, compile_files
+from entrepot.snapshot import Compiled, Delta, Published, encode
 from entrepot.telemetry.metrics import Metrics, Report
 
 log = logging.getLogger(__name__)
@@ -29,19 +28,18 @@ AT_START = ("listen", "admin_listen", "workers", "log_name", "limits")  # of `[g
 
 
 class Parent:
-    """Runs a gateway over a world's folder until SIGTERM or Ctrl-C. Construct, then `run` once."""
+    """Runs a gateway over a source until SIGTERM or Ctrl-C. Construct, then `run` once."""
 
-    def __init__(self, folder: Path, config: Config, workers: int | None = None) -> None:
-        self._folder = folder
+    def __init__(self, source: Source, config: Config, workers: int | None = None) -> None:
+        self._source = source
         self._config = config
         self._workers = workers
         self._metrics = Metrics(CATALOGUE)
         self._hands: list[Hand] = []
-        self._load = Load(0, {})
+        self._compiled: Compiled | None = None
+        self._whole: Load | None = None
+        self._encoding = asyncio.Lock()
         self._problem: str | None = None
-        self._watched: set[str] = set()
-        self._reloading = asyncio.Lock()
-        self._reloads: set[asyncio.Task[None]] = set()
         self._started: Gateway | None = None
         self._stopping = asyncio.Event()
         self._progress = asyncio.Event()
@@ -49,22 +47,20 @@ class Parent:
     async def run(self, ready: Callable[[str, str], None]) -> None:
         """Raises WorldInvalid before anything is opened. `ready` gets the data and admin URLs once calls are served."""
         allow_open_files()
-        files = read_world(self._folder)
-        self._watched = watched(files)
-        mark = fingerprint(self._folder, files)
-        snapshot = await self._take(files)
-        gateway = snapshot.gateway
+        self._compiled = await asyncio.to_thread(self._compile, await self._source.first())
+        gateway = self._started = self._compiled.snapshot.gateway
         listeners = listening(gateway.listen, self._workers or gateway.workers, "listen")
         admin_listener = listening(gateway.admin_listen, 1, "admin_listen")[0]
         data = str(self._config.data)
         self._hands = [
-            Hand(listener, (data, str(number)), self._progress.set) for number, listener in enumerate(listeners)
+            Hand(listener, (data, str(number)), self._current, self._heard) for number, listener in enumerate(listeners)
         ]
+        self._tell()
         self._signals()
         admin = Admin(self.readiness, self.reports, self._config.data)
         await admin.start(admin_listener)
-        tasks = [asyncio.create_task(hand.keep(lambda: self._load)) for hand in self._hands]
-        tasks.append(asyncio.create_task(self._watch(mark)))
+        tasks = [asyncio.create_task(hand.keep()) for hand in self._hands]
+        tasks.append(asyncio.create_task(self._follow()))
         try:
             await self._until_served()
             if not self._stopping.is_set():
@@ -81,14 +77,13 @@ class Parent:
 
     async def readiness(self) -> Readiness:
         statuses = await asyncio.gather(*(hand.status() for hand in self._hands))
-        serving = [status for status in statuses if status is not None and status.revision]
-        problem = self._first_problem()
+        serving = [status for status in statuses if status is not None and status.revision is not None]
         ledger_problem = next((status.ledger_problem for status in serving if status.ledger_problem), None)
         return Readiness(
             ready=len(serving) == len(self._hands) and ledger_problem is None and not self._stopping.is_set(),
-            revision=min((status.revision for status in serving), default=0),
+            revision=min((status.revision.number() for status in serving if status.revision), default=0),
             workers=len(serving),
-            problem=problem,
+            problem=self._first_problem(),
             ledger_problem=ledger_problem,
             geo_problem=next((status.geo_problem for status in serving if status.geo_problem), None),
             unhealthy_upstreams=tuple(sorted({name for status in serving for name in status.unhealthy})),
@@ -98,53 +93,80 @@ class Parent:
         """The counts of all workers, those that are gone included, and of the parent itself."""
         answers = await asyncio.gather(*(hand.status() for hand in self._hands))
         statuses = [status for status in answers if status is not None]
+        revisions = [0 if status.revision is None else status.revision.number() for status in statuses]
         metrics = self._metrics
         metrics.set("entrepot_workers", len(statuses))
-        metrics.set("entrepot_world_revision", min((s.revision for s in statuses), default=0))
+        metrics.set("entrepot_world_revision", min(revisions, default=0))
         metrics.set("entrepot_world_invalid", self._first_problem() is not None)
         metrics.set("entrepot_worker_restarts_total", sum(hand.restarts for hand in self._hands))
         return [metrics.report(), *(hand.ended for hand in self._hands), *(status.report for status in statuses)]
 
     def _first_problem(self) -> str | None:
-        return self._problem or next((hand.problem for hand in self._hands if hand.problem), None)
+        return (
+            self._problem or self._source.problem or next((hand.problem for hand in self._hands if hand.problem), None)
+        )
 
-    async def reload(self) -> None:
-        """Read the files and serve them; files that do not compile change nothing but `problem`."""
-        async with self._reloading:  # one after the other, so that what was read last is what is served
-            try:
-                files = read_world(self._folder)
-                self._watched = watched(files)
-                await self._take(files)
-            except (WorldInvalid, OSError) as error:
-                self._problem = str(error)
-                log.error("world is invalid; the one before stays", extra={"fields": {"problem": str(error)}})
-                return
-            except Exception:  # an edge: whatever is wrong with an edit, the world before goes on
-                self._problem = "the files could not be compiled; the log says more"
-                log.exception("world could not be compiled; the one before stays")
-                return
-            self._problem = None
-            log.info("world compiled", extra={"fields": {"revision": self._load.revision}})
-            await asyncio.gather(*(hand.load(self._load) for hand in self._hands))
+    async def _follow(self) -> None:
+        async for message in self._source.changes():
+            await self._take_over(message)
+            self._tell()
 
-    async def _take(self, files: dict[str, bytes]) -> Snapshot:
-        # Compiled here first, so that no worker ever sees a world that does not compile.
-        snapshot = await asyncio.to_thread(compile_files, files, self._config)
-        if self._started is None:
-            self._started = snapshot.gateway
-        elif late := [key for key in AT_START if getattr(snapshot.gateway, key) != getattr(self._started, key)]:
+    async def _take_over(self, message: Published | Delta) -> None:
+        """Compile and hand on; what does not compile changes nothing but `problem`."""
+        try:
+            self._compiled = await asyncio.to_thread(self._compile, message)
+            data = await asyncio.to_thread(encode, message)
+        except (WorldInvalid, Error, OSError) as error:
+            self._problem = str(error)
+            log.error("world is invalid; the one before stays", extra={"fields": {"problem": str(error)}})
+            return
+        except Exception:  # an edge: whatever is wrong with a change, the world before goes on
+            self._problem = "the world could not be compiled; the log says more"
+            log.exception("world could not be compiled; the one before stays")
+            return
+        self._problem = self._whole = None
+        log.info("world compiled", extra={"fields": {"revision": message.revision.number()}})
+        load = Load(message.revision, isinstance(message, Published), data)
+        await asyncio.gather(*(hand.load(load) for hand in self._hands))
+
+    def _compile(self, message: Published | Delta) -> Compiled:
+        """Here first, so that no worker ever sees a world that does not compile."""
+        if isinstance(message, Published):
+            compiled = Compiled.whole(message)
+        else:
+            assert self._compiled is not None
+            compiled = self._compiled.changed(message)
+        gateway, started = compiled.snapshot.gateway, self._started
+        if gateway.tls is not None:
+            server_tls(gateway.tls)
+        late = [key for key in AT_START if started is not None and getattr(gateway, key) != getattr(started, key)]
+        if late:
             log.warning("some keys of [gateway] take effect at the next start", extra={"fields": {"keys": late}})
-        if snapshot.gateway.tls is not None:
-            server_tls(snapshot.gateway.tls)
-        self._load = Load(self._load.revision + 1, files)
-        return snapshot
+        return compiled
 
-    async def _watch(self, served: Mark) -> None:
-        async for _ in edits(self._folder, lambda: self._watched, served):
-            await self.reload()
+    async def _current(self) -> Load:
+        """The whole as it is now, for a worker that starts. Kept only until all of them serve."""
+        async with self._encoding:  # workers that start at once share one
+            if self._whole is None:
+                assert self._compiled is not None
+                published = await asyncio.to_thread(self._compiled.published)
+                self._whole = Load(published.revision, whole=True, data=await asyncio.to_thread(encode, published))
+            return self._whole
+
+    def _heard(self) -> None:
+        """A worker began or ceased to serve, took something over or could not."""
+        self._progress.set()
+        if self._whole is not None and all(hand.revision == self._whole.revision for hand in self._hands):
+            self._whole = None
+        self._tell()
+
+    def _tell(self) -> None:
+        assert self._compiled is not None
+        ready = not self._stopping.is_set() and all(hand.available for hand in self._hands)
+        self._source.running(self._compiled.revision, ready)
 
     async def _until_served(self) -> None:
-        while not self._stopping.is_set() and any(hand.revision == 0 for hand in self._hands):
+        while not self._stopping.is_set() and any(hand.revision is None for hand in self._hands):
             self._progress.clear()
             problem = next((hand.problem for hand in self._hands if hand.problem), None)
             if problem is not None:
@@ -160,14 +182,9 @@ class Parent:
 
     def _signals(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        loop.add_signal_handler(signal.SIGHUP, self._source.look)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop)
-
-    def _reload_soon(self) -> None:
-        task = asyncio.get_running_loop().create_task(self.reload())
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
 
     def _stop(self) -> None:
         if self._stopping.is_set():  # asked twice: at once

@@ -20,9 +20,18 @@ class Source(Protocol):
     def changes(self) -> AsyncIterator[Published | Delta]:
         """Each change once, in order; never ends by itself and never raises for what heals.
 
-        By the time the next one is asked for, `running` has told whether the one before could be taken over. After one
-        that could not, the next one is a Published, or a Delta to what runs.
+        When the next one is asked for, `running` has told whether the one before was taken over. If not, the next one
+        is a Published, or a Delta to what runs.
+        """
+
+    def look(self) -> None:
+        """SIGHUP: look now, and yield what there is even if it is the same: certificates and keys in files may not be.
+
+        May be called at any time, before `first` has ended too.
         """
 
     def running(self, revision: Revision, ready: bool) -> None:
-        """Calls are decided by `revision` in every worker that is ready; `ready` as the readiness probe has it."""
+        """The workers are given `revision`, which compiled; `ready` as the readiness probe has it.
+
+        Told after every attempt to take something over, and whenever a worker begins or ceases to serve.
+        """

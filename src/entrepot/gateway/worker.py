@@ -10,26 +10,29 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
 
 from entrepot.config import Config
-from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Rejected, Status
+from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Rejected, Status
 from entrepot.gateway.metrics import CATALOGUE
+from entrepot.gateway.retired import Retired
 from entrepot.gateway.serve import Gateway
 from entrepot.gateway.tls import load_certificate, server_tls
 from entrepot.http1.server import Server
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.ledger import Ledger
 from entrepot.resources.problems import WorldInvalid
-from entrepot.snapshot import Snapshot, compile_files
+from entrepot.snapshot import Compiled, Delta, Revision, Snapshot, decode
 from entrepot.telemetry.log import log_to_stderr
 from entrepot.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 AGE_S = 60.0  # how often the age of the geographic edition is judged
+SWITCH_S = 0.0005  # how long calls wait for the interpreter while a snapshot is compiled beside them
 
 
 class Worker:
@@ -45,7 +48,8 @@ class Worker:
         self._ledger: Ledger | None = None
         self._server: Server | None = None
         self._tls: ssl.SSLContext | None = None
-        self._revision = 0
+        self._compiled: Compiled | None = None
+        self._retired = Retired()
         self._loads: asyncio.Queue[Load] = asyncio.Queue()
         self._drain_s = 0.0
 
@@ -73,12 +77,16 @@ class Worker:
         self._channel.close()
 
     async def _take_loads(self) -> None:
-        """One after the other, and of several that wait the last; the parent's questions are answered meanwhile."""
+        """One after the other, from the last whole that waits; the parent's questions are answered meanwhile."""
         while True:
-            message = await self._loads.get()
+            waiting = [await self._loads.get()]
             while not self._loads.empty():
                 message = self._loads.get_nowait()
-            await self._load(message)
+                if message.whole:
+                    waiting.clear()
+                waiting.append(message)
+            for message in waiting:
+                await self._load(message)
 
     async def _age(self) -> None:
         while True:
@@ -87,12 +95,17 @@ class Worker:
                 self._gateway.age()
 
     async def _load(self, message: Load) -> None:
+        before = self._compiled
         try:
             # Compiled beside the loop: calls go on meanwhile, under the snapshot before.
-            snapshot = await asyncio.to_thread(compile_files, message.files, self._config)
+            with undisturbed(lasting=message.whole):
+                compiled = await asyncio.to_thread(compile_next, before, message.data)
+            if compiled is None:
+                await self._channel.send(Behind())
+                return
             if self._ledger is None:
-                await self._open_ledger(snapshot.gateway.log_name)
-            await self._serve(snapshot, message.revision)
+                await self._open_ledger(compiled.snapshot.gateway.log_name)
+            await self._serve(compiled.snapshot)
         except (WorldInvalid, LedgerRefused, OSError, ValueError) as error:
             await self._channel.send(Rejected(message.revision, str(error)))
             return
@@ -100,8 +113,10 @@ class Worker:
             log.exception("world could not be taken over")
             await self._channel.send(Rejected(message.revision, f"{type(error).__name__}; the log says more"))
             return
-        self._revision = message.revision
-        gc.freeze()  # a snapshot lives long; the collector need not walk it
+        self._compiled = compiled
+        if message.whole and before is not None:
+            self._retired.retire(before)
+        self._retired.track(compiled.snapshot)
         await self._channel.send(Loaded(message.revision))
 
     async def _open_ledger(self, name: str) -> None:
@@ -110,7 +125,7 @@ class Worker:
         self._ledger.start()
         self._gateway = Gateway(self._ledger)
 
-    async def _serve(self, snapshot: Snapshot, revision: int) -> None:
+    async def _serve(self, snapshot: Snapshot) -> None:
         assert self._gateway is not None
         tls = snapshot.gateway.tls
         if tls is not None:
@@ -119,7 +134,7 @@ class Worker:
                 self._tls = fresh
             else:
                 load_certificate(self._tls, tls)
-        self._gateway.adopt(snapshot, revision)
+        self._gateway.adopt(snapshot)
         self._drain_s = snapshot.gateway.limits.drain_s  # should the parent die, calls end as they do at a stop
         if self._server is None:
             self._server = Server(self._gateway.serve, self._gateway.render_error, snapshot.gateway.limits)
@@ -130,12 +145,43 @@ class Worker:
         connections = self._server.connections if self._server else 0
         metrics.set("entrepot_connections", connections)
         if self._gateway is None or self._ledger is None:
-            return Status(0, connections, (), None, None, metrics.report())
+            return Status(None, connections, (), None, None, metrics.report())
         self._gateway.report(metrics)
         metrics.set("entrepot_ledger_available", self._ledger.available)
         unhealthy = tuple(name for name, good in self._gateway.healthy().items() if not good)
         geo_problem = self._gateway.geo_problem()
-        return Status(self._revision, connections, unhealthy, geo_problem, self._ledger.problem, metrics.report())
+        revision: Revision | None = None if self._compiled is None else self._compiled.revision
+        return Status(revision, connections, unhealthy, geo_problem, self._ledger.problem, metrics.report())
+
+
+def compile_next(before: Compiled | None, data: bytes) -> Compiled | None:
+    """None for a change that is not one to what was before. Raises WorldInvalid."""
+    message = decode(data)
+    if not isinstance(message, Delta):
+        return Compiled.whole(message)
+    if before is None or before.revision != message.after:
+        return None
+    return before.changed(message)
+
+
+@contextlib.contextmanager
+def undisturbed(*, lasting: bool) -> Iterator[None]:
+    """For a compilation in another thread: calls get the interpreter soon, and nothing is searched for garbage.
+
+    What is `lasting`, a whole snapshot, is never searched: it has no cycles, and walking it would be a pause.
+    """
+    interval = sys.getswitchinterval()
+    if lasting:
+        gc.collect()  # little to walk: the snapshot before is not searched either
+    gc.disable()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        if lasting:
+            gc.freeze()
+        gc.enable()
 
 
 async def work(control: socket.socket, listener: socket.socket, config: Config, number: int) -> None:

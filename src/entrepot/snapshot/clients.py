@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from entrepot.resources.model import Account, Organization, Subscription
 from entrepot.snapshot.published import Delta, Kind, name_of, unfit
@@ -71,6 +71,17 @@ class Clients:
         made._check(subscriptions, accounts)
         return made, accounts
 
+    def parts(self) -> list[object]:
+        """All clients, and the groups by which they are found."""
+        tables: tuple[dict[str, Any], ...] = (
+            self.accounts,
+            self.subscriptions,
+            self.organizations,
+            self._accounts_of,
+            self._subscriptions_of,
+        )
+        return [each for table in tables for each in table.values()]
+
     def _drop(self, kind: Kind, name: str, *, replaced: bool = False) -> None:
         """Forget a client; one that is replaced keeps its place in the order."""
         if kind == "organization":
@@ -85,11 +96,11 @@ class Clients:
                 _leave(self._accounts_of, account.subscription, name)
 
     def _check(self, subscriptions: Iterable[str], accounts: Iterable[str]) -> None:
-        for id in subscriptions:
-            subscription = self.subscriptions.get(id)
+        for name in subscriptions:
+            subscription = self.subscriptions.get(name)
             if subscription is not None and subscription.organization not in self.organizations:
                 what = f"there is no organization `{subscription.organization}`"
-                raise unfit(what, "declare it, or take the subscription out", f"subscription[{id}].organization")
+                raise unfit(what, "declare it, or take the subscription out", f"subscription[{name}].organization")
         for name in accounts:
             account = self.accounts.get(name)
             if account is not None and account.subscription not in self.subscriptions:

@@ -97,6 +97,10 @@ class Compiled:
         )
         return Published(self.revision, world, dict(self._secrets), self.snapshot.issuer, self.snapshot.grants)
 
+    def parts(self) -> list[object]:
+        """All that there are thousands of, so that the last holder can let go of it in slices."""
+        return [*self.snapshot.keys.values(), *self.snapshot.accounts.values(), *self._clients.parts()]
+
     def _fill(self, accounts: dict[str, Account], keys: dict[bytes, Key], names: Iterable[str]) -> None:
         for name in names:
             given = self._clients.accounts[name]

@@ -37,7 +37,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """`candidates` are in the order of priority, then name; `provider` is the first one's. Accounts share equal ones."""
+    """`candidates` are in the order of priority, then name; `provider` is the first one's. Accounts share them."""
 
     name: str
     model: str
