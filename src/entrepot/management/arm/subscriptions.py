@@ -1,0 +1,124 @@
+"""Subscriptions and their locations. A subscription is the operator's contract with an organization."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from entrepot.errors import Code, Error
+from entrepot.management.arm import conditions, reach, shapes, texts
+from entrepot.management.arm.fields import Fields, shown
+from entrepot.management.arm.where import GUID, subscription_at
+from entrepot.management.authorize import Caller, caller, chain_from, require
+from entrepot.management.control import Control
+from entrepot.management.http import answer, body, control_of, paged, route
+from entrepot.resources.model import Channel
+from entrepot.storage import Row
+
+WRITE = "Entrepot.Access/subscriptions/write"
+STATES = ("Enabled", "Disabled", "Warned", "PastDue", "Deleted")
+
+
+def routes() -> list[Route]:
+    return [
+        route("GET", "/subscriptions", list_all),
+        route("GET", "/subscriptions/{subscription}", get),
+        route("PUT", "/subscriptions/{subscription}", put),
+        route("GET", "/subscriptions/{subscription}/locations", list_locations),
+    ]
+
+
+async def list_all(request: Request) -> Response:
+    """Those in which the caller has any role, as in Azure, where one on a group below is enough."""
+    rows = await control_of(request).store.list(caller(request).tenancy, "subscription")
+    return paged(request, rows, lambda row: shapes.subscription(row, _tenant(request)))
+
+
+async def get(request: Request) -> Response:
+    where = await subscription_at(request)
+    return conditions.read(request, where.subscription, shapes.subscription(where.subscription, _tenant(request)))
+
+
+async def list_locations(request: Request) -> Response:
+    where = await subscription_at(request)
+    regions = (await reach.catalogue(where.control.store)).regions
+    rows = [regions[name] for name in sorted(regions)]
+    return paged(request, rows, lambda region: shapes.location(region, where.subscription.id))
+
+
+async def put(request: Request) -> Response:
+    """By the operator's staff. What it says of organization, operator and channel is what the policy reads."""
+    control, asking = control_of(request), caller(request)
+    given: str = request.path_params["subscription"]
+    if not GUID.fullmatch(given):
+        raise texts.subscription_malformed(given[:80])
+    id_ = f"/subscriptions/{given.lower()}"
+    held = await control.store.get(asking.tenancy, id_)
+    asked = await body(request)
+    properties = _properties(asked, held)
+    if held is not None:
+        require(asking, WRITE, chain_from(id_, held.operator))
+    require(asking, WRITE, chain_from(id_, properties["operator"]))
+    await _check_parties(control, asking, properties)
+    fields = Fields()
+    tags = fields.tags(asked)
+    fields.finish()
+    before: dict[str, Any] = held.body if held is not None else {}
+    kept = {**before, "tags": before.get("tags", {}) if tags is None else tags, "properties": properties}
+    match, new = conditions.if_match(request, held), conditions.if_none_match(request, held)
+    async with control.change(asking.actor, WRITE) as change:
+        draft = change.draft(
+            id_, "subscription", kept, operator=properties["operator"].lower(), subscription=given.lower()
+        )
+        row = await change.put(draft, if_match=match, if_none_match=new or held is None)
+    return answer(
+        shapes.subscription(row, _tenant(request)), 200 if held is not None else 201, {"etag": conditions.etag(row)}
+    )
+
+
+def _properties(asked: dict[str, Any], held: Row | None) -> dict[str, Any]:
+    """The properties that it will have: what is not said stays."""
+    fields = Fields()
+    given = {**fields.table(asked, "properties")}
+    for key in ("displayName", "state"):  # where Azure has them
+        if key in asked and key not in given:
+            given[key] = asked[key]
+    before: dict[str, Any] = held.body.get("properties", {}) if held is not None else {}
+    found = {**before, **{key: value for key, value in given.items() if value is not None}}
+    for key in ("organization", "operator"):
+        if fields.text(found, key, "properties.") is None and key not in found:
+            fields.mistake(f"properties.{key}", "it is missing", f"name the {key} of the contract")
+    channel = fields.choice(found, "channel", get_args(Channel), "properties.")
+    if channel is None and "channel" not in found:
+        fields.mistake("properties.channel", "it is missing", "write `direct` or `cloud`")
+    found["state"] = fields.choice(found, "state", STATES, "properties.") or "Enabled"
+    found["channel"] = channel
+    fields.text(found, "displayName", "properties.")
+    for name, value in fields.table(found, "quotas", "properties.").items():
+        if type(value) is not int or value < 0:
+            fields.mistake(
+                f"properties.quotas.{name}", f"{shown(value)} is no quota", "write thousands of tokens per minute"
+            )
+    fields.finish()
+    return found
+
+
+async def _check_parties(control: Control, asking: Caller, properties: dict[str, Any]) -> None:
+    """Raises Error unless the operator is there and the organization stands in its book."""
+    organization = properties["organization"]
+    row = await control.store.get(asking.tenancy, f"/providers/Entrepot.Access/organizations/{organization}")
+    if row is None or (row.operator or "").lower() != properties["operator"].lower():
+        raise Error(
+            Code.BAD_REQUEST,
+            f"`properties.organization`: there is no organization {shown(organization)} in the book of the operator "
+            f"{shown(properties['operator'])}; create it first",
+            name="OrganizationNotFound",
+            param="properties.organization",
+        )
+
+
+def _tenant(request: Request) -> str:
+    return str(request.app.state.tenant)
