@@ -12,11 +12,12 @@ import pytest
 
 from entrepot.errors import Code, Error
 from entrepot.gateway.authenticate import credential, named_by_host
-from entrepot.gateway.channel import Ask, Channel, Drain, Load, Loaded, Message, Rejected, Status
+from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Message, Rejected, Status
 from entrepot.gateway.ids import Ids, as_openai
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.settle import outcome
 from entrepot.gateway.watch import watched
+from entrepot.snapshot import Revision
 from entrepot.telemetry.metrics import BUCKETS_S, Metrics, Report, exposition
 
 
@@ -95,11 +96,12 @@ def test_ids_are_guids_and_never_twice_the_same() -> None:
 def test_messages_arrive_as_they_were_sent() -> None:
     report = Report({"m": {("a", "b"): 1.5}}, {"h": {(): ([1, 0, 2], 0.5)}})
     messages: list[Message] = [
-        Load(3, {"world.toml": b"\x00\xff" * 100_000}),
+        Load(Revision(1, 3), whole=True, data=b"\x00\xff" * 100_000),
         Ask(),
+        Behind(),
         Drain(1.5),
-        Loaded(3),
-        Rejected(4, "why"),
+        Loaded(Revision(1, 3)),
+        Rejected(Revision(1, 4), "why"),
         _status(report),
     ]
 
@@ -127,7 +129,7 @@ async def _all(channel: Channel) -> list[Message | None]:
 
 
 def _status(report: Report) -> Status:
-    given: dict[str, Any] = {"revision": 3, "connections": 7, "unhealthy": ("u",), "report": report}
+    given: dict[str, Any] = {"revision": Revision(1, 3), "connections": 7, "unhealthy": ("u",), "report": report}
     given |= {field: None for field in Status.__struct_fields__ if field not in given}
     return Status(**given)
 
