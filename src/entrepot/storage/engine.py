@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -91,7 +91,9 @@ def answered(what: str = "nothing was changed") -> Iterator[None]:
 def lost(exc: BaseException) -> bool:
     """Whether it is the database that fails, rather than a statement that is wrong."""
     if isinstance(exc, DBAPIError):
-        return exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError)
+        # SQLite says by the class above all others that a file is none of its databases, or is damaged.
+        damaged = type(exc) is DatabaseError
+        return exc.connection_invalidated or damaged or isinstance(exc, OperationalError | InterfaceError)
     return isinstance(exc, FAULTS)
 
 
