@@ -12,9 +12,10 @@ from random import Random
 import msgspec
 
 from entrepot.ledger import entries as e
-from entrepot.ledger.files import Files
+from entrepot.ledger.files import Files, Work
 from entrepot.ledger.keys import find_signer
 from entrepot.ledger.log import Batch
+from entrepot.ledger.read import entries_of, folders_of, personal_of
 from entrepot.ledger.verify import Key, Verification, check
 from entrepot.ledger.writer import Writer, open_writer
 
@@ -109,6 +110,14 @@ class Fault:
     how: str
 
 
+def in_turn(one: Work, other: Work) -> None:
+    """What `Files.together` does at once: the second is done also when the first fails."""
+    try:
+        one()
+    finally:
+        other()
+
+
 HOWS = ("fails", "persists", "tears")
 """Nothing happens and it fails; all of it happens and it fails all the same; half of it happens and it fails."""
 
@@ -133,6 +142,9 @@ class Faulty(Files):
 
     def aside(self, work: Callable[[], None]) -> None:
         work()
+
+    def together(self, one: Work, other: Work) -> None:
+        in_turn(one, other)
 
     def _raise(self) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -203,6 +215,9 @@ class Small(Files):
     def aside(self, work: Callable[[], None]) -> None:
         work()
 
+    def together(self, one: Work, other: Work) -> None:
+        in_turn(one, other)
+
 
 class Crash(BaseException):
     """The power is gone."""
@@ -216,9 +231,18 @@ class Volatile(Files):
         self.count = 0
         self._random = random
         self._before: dict[Path, bytes] = {}
+        self._held: list[int] | None = None
 
     def aside(self, work: Callable[[], None]) -> None:
         work()
+
+    def together(self, one: Work, other: Work) -> None:
+        """In either order; and written both before either is synced, as two threads may have it."""
+        self._held = []
+        in_turn(*self._random.sample((one, other), 2))
+        held, self._held = self._held, None
+        for fd in self._random.sample(held, len(held)):
+            self.sync(fd)
 
     def _step(self) -> None:
         self.count += 1
@@ -249,7 +273,10 @@ class Volatile(Files):
 
     def write_through(self, fd: int, data: bytes, offset: int) -> None:
         self.write(fd, data, offset)
-        self.sync(fd)
+        if self._held is None:
+            self.sync(fd)
+        else:
+            self._held.append(fd)
 
     def sync(self, fd: int) -> None:
         self._before.pop(Path(f"/proc/self/fd/{fd}").readlink(), None)
@@ -264,3 +291,58 @@ class Volatile(Files):
         assert path not in self._before, "a file gets its name before what is in it is durable"
         path.rename(to)
         self._step()
+
+
+class Stale(Files):
+    """Over files of which the kernel's memory shows more than the disk has, which is `held`, after a sync that failed: its
+    pages count as clean, so only what is written from now on can reach the disk.
+    """
+
+    def __init__(self, held: dict[Path, bytes]) -> None:
+        super().__init__()
+        self._held = {path: bytearray(data) for path, data in held.items()}
+        self._written: dict[Path, list[tuple[int, bytes]]] = {}
+
+    def aside(self, work: Callable[[], None]) -> None:
+        work()
+
+    def together(self, one: Work, other: Work) -> None:
+        in_turn(one, other)
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        super().write(fd, data, offset)
+        self._written.setdefault(Path(f"/proc/self/fd/{fd}").readlink(), []).append((offset, bytes(data)))
+
+    def write_through(self, fd: int, data: bytes, offset: int) -> None:
+        self.write(fd, data, offset)
+        self.sync(fd)
+
+    def sync(self, fd: int) -> None:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        for offset, data in self._written.pop(path, []):
+            if path in self._held:
+                held = self._held[path]
+                held.extend(bytes(max(0, offset - len(held))))
+                held[offset : offset + len(data)] = data
+
+    def rename(self, path: Path, to: Path) -> None:
+        super().rename(path, to)
+        self._held.pop(to, None)  # a new file: all of it was written and synced
+
+    def power_off(self) -> None:
+        for path, held in self._held.items():
+            path.write_bytes(held)
+
+
+def undisclosed(data: Path) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
+    """Entries whose personal data is missing, and those that `opened` entries say it of."""
+    missing, named = set(), set()
+    for log in folders_of(data / "ledger"):
+        there = personal_of(log)
+        for read in entries_of(log):
+            entry = e.decode(read.entry)
+            if isinstance(entry, e.Decision) and read.number not in there:
+                missing.add((read.origin, read.number))
+            if isinstance(entry, e.Opened) and entry.undisclosed is not msgspec.UNSET:
+                named |= {(read.origin, number) for number in entry.undisclosed}
+    return missing, named

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from entrepot.ledger.ledger import Ledger
 from entrepot.ledger.read import entries_of, folders_of
-from ledgers import NAME, decision, outcome, verified, write
+from ledgers import NAME, decision, outcome, undisclosed, verified, write
 
 CALLERS = 12
 LONGEST = 1500
@@ -80,6 +80,9 @@ def look(data: Path, acknowledged: dict[str, str]) -> int:
     held = {f"{r.origin}/{r.number}": r.entry.decode() for log in folders_of(data / "ledger") for r in entries_of(log)}
     for place, entry in acknowledged.items():
         assert held.get(place) == entry, f"{place} was acknowledged and is not there"
+    missing, named = undisclosed(data)
+    assert missing == named, "an entry without its personal data is not named"
+    assert not acknowledged.keys() & {f"{origin}/{number}" for origin, number in missing}, "personal data is gone"
     report = verified(data)
     assert report.findings() == [], report.findings()
     assert report.open_calls() == 0, "a decision has no outcome"

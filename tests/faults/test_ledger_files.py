@@ -13,7 +13,20 @@ from entrepot.ledger import store
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.read import entries_of, folders_of
 from entrepot.ledger.writer import Writer
-from ledgers import HOWS, NAME, Fault, Faulty, decisions, findings, outcome, verified, write
+from ledgers import (
+    HOWS,
+    LOG,
+    NAME,
+    Fault,
+    Faulty,
+    Stale,
+    decisions,
+    findings,
+    outcome,
+    undisclosed,
+    verified,
+    write,
+)
 
 BATCHES = (2, 1, 3, 2, 1, 2)
 
@@ -68,6 +81,18 @@ class Run:
         for place, entry in self.acknowledged.items():
             assert held.get(place) == entry, f"acknowledged entry {place} is not there"
 
+    def look_at_privates(self) -> None:
+        """After a start: what was acknowledged has its personal data, and what has none is named."""
+        missing, named = undisclosed(self.data)
+        assert missing == named
+        assert not missing & self.acknowledged.keys()
+
+
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first batch each writes to the segment, then to the side file, and makes no room."""
+    monkeypatch.setattr(store, "AHEAD", 1 << 16)
+
 
 def operations(data: Path) -> int:
     files = Faulty()
@@ -98,6 +123,7 @@ def test_every_operation_fails_once(quick: Path, how: str) -> None:
         run.look()
         Run(data, Faulty()).live(ends_at_failure=True)
         run.look()
+        run.look_at_privates()
         report = verified(data)
         assert report.findings() == [], (at, run.files.done[at])
         assert report.calls.decisions == report.calls.outcomes + report.open_calls()
@@ -108,7 +134,7 @@ def test_a_lost_sync_begins_a_new_segment(tmp_path: Path) -> None:
     files = Faulty()
     writer = write(tmp_path, files)
     first = writer.append(decisions(0, 2))
-    files.fault = Fault(len(files.done) + 1, "persists")  # the personal data first, then the entries
+    files.fault = Fault(len(files.done), "persists")
     with pytest.raises(OSError, match="Input/output error"):
         writer.append(decisions(2, 2))
     assert writer.append(decisions(4, 1)) == (first[0], first[1] + 2)
@@ -117,6 +143,56 @@ def test_a_lost_sync_begins_a_new_segment(tmp_path: Path) -> None:
     assert len(list((tmp_path / "quarantine").rglob("*.tail"))) == 1
     writer.close()
     assert findings(tmp_path) == []
+
+
+def test_entries_whose_personal_data_was_lost_are_named(tmp_path: Path, roomy: None) -> None:
+    """The process dies after the entries are durable and before their personal data is."""
+    files = Faulty()
+    writer = write(tmp_path, files)
+    origin, _ = writer.append(decisions(0, 2))
+    files.fault = Fault(len(files.done) + 1, "fails")  # the entries first, then their personal data
+    with pytest.raises(OSError, match="Input/output error"):
+        writer.append(decisions(2, 2))
+    # Both files go back to where they were, unless the process dies first: the segment is as it was then.
+    assert writer.append(decisions(4, 2)) == (origin, 3)
+    writer.abandon()
+    private = tmp_path / "ledger" / LOG / "private" / "00000003.private"
+    private.write_bytes(private.read_bytes()[:60])
+    write(tmp_path).close()
+    assert undisclosed(tmp_path) == ({(origin, 3), (origin, 4)}, {(origin, 3), (origin, 4)})
+    assert findings(tmp_path) == []
+    report = verified(tmp_path)
+    assert (report.calls.decisions, report.open_calls()) == (4, 0), "they are kept, and got their outcome, `lost`"
+
+
+@pytest.mark.parametrize("which", ["00000000.entries", "private/00000000.private"])
+def test_what_only_the_kernels_memory_holds_is_written_again(
+    tmp_path: Path, roomy: None, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """A sync fails and the process dies: the next start reads what the disk does not have, and must not rest on it."""
+    files = Faulty()
+    writer = write(tmp_path, files)
+    origin, _ = writer.append(decisions(0, 2))
+    writer.log.checkpoint()
+    path = tmp_path / "ledger" / LOG / which
+    on_disk = path.read_bytes()
+    files.fault = Fault(len(files.done) + which.startswith("private"), "persists")
+    with monkeypatch.context() as dying:
+        dying.setattr(store.Store, "take_back", lambda *_: None)
+        with pytest.raises(OSError, match="Input/output error"):
+            writer.append(decisions(2, 2))
+    writer.abandon()
+    assert path.read_bytes() != on_disk
+    stale = Stale({path: on_disk})
+    again = write(tmp_path, stale)
+    assert again.append(decisions(4, 1))[0] == origin
+    again.log.checkpoint()
+    again.abandon()
+    stale.power_off()
+    write(tmp_path).close()
+    report = verified(tmp_path)
+    assert (report.findings(), report.calls.decisions, report.open_calls()) == ([], 5, 0)
+    assert undisclosed(tmp_path) == (set(), set())
 
 
 def test_nothing_works_and_then_all_does(tmp_path: Path) -> None:
@@ -142,7 +218,7 @@ def test_a_file_that_cannot_be_read_back_is_not_replaced(tmp_path: Path) -> None
     files = Faulty()
     writer = write(tmp_path, files)
     origin, _ = writer.append(decisions(0, 2))
-    files.fault = Fault(len(files.done) + 1, "persists")
+    files.fault = Fault(len(files.done), "persists")
     with pytest.raises(OSError, match="Input/output error"):
         writer.append(decisions(2, 1))
     segment = tmp_path / "ledger" / origin.replace("/", "_") / "00000000.entries"

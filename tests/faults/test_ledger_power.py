@@ -12,7 +12,7 @@ import pytest
 from entrepot.ledger import store
 from entrepot.ledger.read import entries_of, folders_of
 from entrepot.ledger.writer import Writer
-from ledgers import Crash, Volatile, decisions, findings, verified, write
+from ledgers import Crash, Volatile, decisions, findings, undisclosed, verified, write
 
 LIVES = 120
 
@@ -59,7 +59,11 @@ def test_power_fails_again_and_again(quick: Path, seed: int) -> None:
         held = {(r.origin, r.number): r.entry for log in folders_of(quick / "ledger") for r in entries_of(log)}
         for place, entry in acknowledged.items():
             assert held.get(place) == entry, (number, place)
+        missing, _ = undisclosed(quick)
+        assert not missing & acknowledged.keys(), "acknowledged, and its personal data is gone"
     write(quick).close()
+    missing, named = undisclosed(quick)
+    assert missing == named, "each entry without its personal data is named"
     report = verified(quick)
     assert report.findings() == []
     assert report.open_calls() == 0, "each decision has its outcome"

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 SALT = 16
+_COMMITMENT = b'"commitment":"'
 
 Result = Literal["served", "failed", "cut", "client_gone", "lost"]
 Source = Literal["reported", "counted", "estimated"]
@@ -199,12 +200,16 @@ class Previous(msgspec.Struct, frozen=True):
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """A process began to write. A log's first entry names the log before, and decisions that wait for an outcome."""
+    """A process began to write. A log's first entry names the log before, and decisions that wait for an outcome.
+
+    `undisclosed` are entries of this log whose personal data was lost with the process before: see docs/ledger.md.
+    """
 
     at_ms: int
     open: tuple[str, ...] | UnsetType = UNSET
     previous: Previous | UnsetType = UNSET
     program: str
+    undisclosed: tuple[int, ...] | UnsetType = UNSET
 
 
 class Closed(msgspec.Struct, frozen=True):
@@ -283,6 +288,12 @@ def commit(personal: Personal) -> tuple[bytes, str]:
     """
     salted = os.urandom(SALT) + _encode(personal)
     return salted, sha256(salted).hexdigest()
+
+
+def commitment_of(entry: bytes) -> bytes | None:
+    """In hexadecimal; None for an entry that commits to nothing. No string of an entry holds an unescaped quote."""
+    start = entry.find(_COMMITMENT)
+    return entry[start + len(_COMMITMENT) : start + len(_COMMITMENT) + 64] if start >= 0 else None
 
 
 def disclose(salted: bytes) -> Personal:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
+
+Work = Callable[[], None]
 
 
 class Files:
     """The real ones. Every method raises OSError; what it promises holds only when it returns."""
+
+    def __init__(self) -> None:
+        self._second: Second | None = None
 
     def open(self, path: Path, *, new: bool = False) -> int:
         """For reading and writing; `new` makes a file that must not exist yet, readable by its owner and group."""
@@ -37,7 +42,13 @@ class Files:
     def cut(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
 
-    def aside(self, work: Callable[[], None]) -> None:
+    def together(self, one: Work, other: Work) -> None:
+        """Both at once, in no order; returns or raises when both have ended. For one caller at a time."""
+        if self._second is None:
+            self._second = Second()
+        self._second.together(one, other)
+
+    def aside(self, work: Work) -> None:
         """Have it done beside what goes on; it raises nothing."""
         Thread(target=work, name="ledger-room", daemon=True).start()
 
@@ -68,3 +79,35 @@ class Files:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+class Second:
+    """A thread beside its caller's, for a second file that is to be durable at the same time."""
+
+    def __init__(self) -> None:
+        self._begun, self._ended = Lock(), Lock()
+        self._begun.acquire()
+        self._ended.acquire()
+        self._work: Work | None = None
+        self._failure: BaseException | None = None
+        Thread(target=self._run, name="ledger-second", daemon=True).start()
+
+    def together(self, one: Work, other: Work) -> None:
+        self._work, self._failure = other, None
+        self._begun.release()
+        try:
+            one()
+        finally:
+            self._ended.acquire()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        while True:
+            self._begun.acquire()
+            try:
+                if self._work is not None:
+                    self._work()
+            except BaseException as failure:  # noqa: BLE001 - it is the caller's, who raises it
+                self._failure = failure
+            self._ended.release()

@@ -72,6 +72,17 @@ class Record(NamedTuple):
     private: bytes | None
 
 
+def erased(record: Record) -> bytes:
+    """The record as it stands once salt and value are zeros."""
+    blank = bytes(record.stop - record.start - RECORD.size)
+    return RECORD.pack(len(blank), crc32(blank, record.start), record.number) + blank
+
+
+def is_erased(data: bytes, record: Record) -> bool:
+    """Told from one that is torn, or half erased."""
+    return data[record.start : record.stop] == erased(record)
+
+
 def records(data: bytes) -> Iterator[Record]:
     """Every record of a side file, up to the first bytes that are none.
 

@@ -69,7 +69,8 @@ class Batch(NamedTuple):
 class Log:
     """`size` entries are durable. `open` holds the indices of admitted decisions without an outcome, by log.
 
-    `ended` is the log that goes on from here, once the entry that says so is durable.
+    `ended` is the log that goes on from here, once the entry that says so is durable. `undisclosed` are the entries
+    that recovery found without the personal data that they commit to: nobody had been told of them.
     """
 
     def __init__(self, files: Files, places: Places, signer: Signer, origin: str) -> None:
@@ -80,6 +81,7 @@ class Log:
         self.open: dict[str, set[int]] = {}
         self.signed = Checkpoint(origin, 0, self.growth.root())
         self.ended: str | None = None
+        self.undisclosed: list[int] = []
         self.segment_bytes = SEGMENT_BYTES
         self._first = 0
         self._files = files
@@ -115,16 +117,22 @@ class Log:
         index = self.size
         data, offsets = framed(batch.entries, segment.end)
         personal = recorded(index, batch.privates, private.end)
-        before = private.end
+        before = segment.end, private.end
         try:
-            # Personal data is durable before the entry that commits to it, so that no entry lacks its disclosure. If
-            # we die between the two, recovery removes records whose entries never came.
+            # The two files become durable at once, in no order, and nothing is acknowledged before both are. If we die
+            # between the two, nobody has heard of the batch, and the next start finds one of three things: entries with
+            # their personal data, which stay, as after a death just before the acknowledgement; personal data without
+            # its entries, which is cut off; entries without their personal data, which stay too, for whole entries are
+            # never removed, and are named in `opened` (`recover._undisclosed`). None of these can be behind a
+            # checkpoint or before another batch: both begin only when both files are durable.
             if personal:
-                private.append(personal)
-            # The one write that decides: once this returns, the entries are in the log for good.
-            segment.append(data)
+                self._files.together(lambda: segment.append(data), lambda: private.append(personal))
+            else:
+                segment.append(data)
         except OSError:
-            private.take_back(before)
+            # One of the two may be durable all the same.
+            for store, end in zip((segment, private), before, strict=True):
+                store.take_back(end)
             self._torn = segment.poisoned or private.poisoned
             raise
         # Only what is durable enters the tree, so that no checkpoint can ever sign what a crash takes back.

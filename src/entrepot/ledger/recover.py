@@ -5,6 +5,7 @@ This is how every start goes, after a crash or not.
 
 from __future__ import annotations
 
+import logging
 import mmap
 from hashlib import sha256
 from itertools import pairwise
@@ -13,9 +14,10 @@ from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
 
+from entrepot.ledger.entries import commitment_of
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.files import Files
-from entrepot.ledger.frames import private_file, records, settled
+from entrepot.ledger.frames import erased, is_erased, private_file, records, settled
 from entrepot.ledger.keys import Signer
 from entrepot.ledger.log import Log, Places, quarantine
 from entrepot.ledger.verify import (
@@ -41,6 +43,8 @@ WHAT_NOW = (
 _AT_ONCE = 4096
 CHECKSUM = Struct(">I")
 
+_log = logging.getLogger(__name__)
+
 
 class _Segment(NamedTuple):
     path: Path
@@ -59,7 +63,12 @@ def recover(files: Files, places: Places, signer: Signer, origin: str) -> Log:
         last = _read(log, folder, signed)
         _refuse_what_is_gone(log, last, signed)
         _make_durable(files, places, origin, last, signed)
-        log.resume(last.first, last.end, _clean(files, folder, last.first, log.size))
+        if log.undisclosed:
+            _log.warning(
+                "the process before died while it wrote: these entries, of which nobody was told, lack their personal data",
+                extra={"fields": {"log": origin, "entries": log.undisclosed}},
+            )
+        log.resume(last.first, last.end, _clean(files, folder, last.first, log.size, signed.size))
     except BaseException:
         log.abandon()
         raise
@@ -105,6 +114,7 @@ def _read(log: Log, folder: Path, signed: Checkpoint) -> _Segment:
             raise LedgerRefused(f"`{last.path}` is damaged at byte {last.end}; {WHAT_NOW}")
         last = _segment(path, log, signed)
         _read_in(log, last, signed)
+        log.undisclosed += _undisclosed(folder, last, signed)
     if last is None:
         raise LedgerRefused(f"the log `{log.origin}` has no segments; {WHAT_NOW}")
     return last
@@ -190,17 +200,40 @@ def _make_durable(files: Files, places: Places, origin: str, last: _Segment, sig
         files.close(fd)
 
 
-def _clean(files: Files, folder: Path, first: int, size: int) -> int:
-    """The end of the side file, without records that are torn or whose entry was never acknowledged."""
+def _undisclosed(folder: Path, segment: _Segment, signed: Checkpoint) -> list[int]:
+    """The entries behind the checkpoint that commit to personal data which is not there.
+
+    A batch's two files become durable in no order, so these are of one that was under way. Those that a checkpoint
+    covers were whole when it was signed, and are not looked at.
+    """
+    behind = max(signed.size, segment.first)
+    tail = segment.spans[behind - segment.first :]
+    committed = [at for at, (a, b) in enumerate(tail, behind) if commitment_of(segment.data[a:b]) is not None]
+    if not committed:
+        return []
+    path = private_file(folder, segment.first)
+    data = path.read_bytes() if path.exists() else b""
+    there = {one.number for one in records(data) if one.private is not None or is_erased(data, one)}
+    return [at for at in committed if at not in there]
+
+
+def _clean(files: Files, folder: Path, first: int, size: int, signed: int) -> int:
+    """The end of the side file, without records that are torn or whose entry never came.
+
+    What is left of a record that was torn, or half erased, is erased: nobody else would find it there. Where entries
+    stand behind the checkpoint the file is written again, for the reason that `_make_durable` gives.
+    """
     path = private_file(folder, first)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with settled(path.parent):
         data = path.read_bytes() if path.exists() else b""
-        end = 0
+        kept, end = bytearray(data), 0
         for record in records(data):
             if record.number >= size:
                 break
             end = record.stop
-        if not path.exists() or not is_blank(data, end):
-            files.replace(path, data[:end])
+            if record.private is None:
+                kept[record.start : end] = erased(record)
+        if size > signed or not path.exists() or not is_blank(data, end) or kept != data:
+            files.replace(path, bytes(kept[:end]))
     return end

@@ -62,6 +62,8 @@ class Store:
     def take_back(self, end: int) -> None:
         """Forget what stands behind `end`, which was not acknowledged. Never fails; at worst the file is poisoned."""
         self.end = end
+        if self.poisoned:
+            return
         try:
             self._files.cut(self._fd, end)
             self._allocated = end

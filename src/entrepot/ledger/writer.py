@@ -105,7 +105,8 @@ class Writer:
         if current.ended is not None:
             current = self._go_on(current)
         now_ms = self._clock_ms()
-        opened = entries.Opened(at_ms=now_ms, program=program())
+        undisclosed = tuple(current.undisclosed) or UNSET
+        opened = entries.Opened(at_ms=now_ms, program=program(), undisclosed=undisclosed)
         lost = (entries.Outcome(now_ms, reference, result="lost") for reference in references(current))
         added = [entries.encode(opened), *map(entries.encode, lost)]
         current.append(Batch(added, [None] * len(added)))
