@@ -1,0 +1,11 @@
+"""The provider namespace `Entrepot.Access` over HTTP: what Azure has no word for, and approvals by a second person."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from entrepot.management.access import collections, openapi, proposals, suspension
+
+
+def routes() -> list[Route]:
+    return [*openapi.routes(), *proposals.routes(), *suspension.routes(), *collections.routes()]

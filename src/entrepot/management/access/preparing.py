@@ -1,0 +1,154 @@
+"""From a proposal as asked to one that may stand: its subject exists, its proposer may, its change fits.
+
+A policy release is examined before the transaction, on a thread: that takes seconds where there is much to replay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from entrepot.errors import Code, Detail, Error
+from entrepot.management import changes
+from entrepot.management.access import proposal, releases
+from entrepot.management.access.effects import applied, check_change
+from entrepot.management.access.fitting import fit
+from entrepot.management.access.instants import iso
+from entrepot.management.access.proposal import KINDS, Proposed
+from entrepot.management.authorize import INSTANCE, Caller, chain_of, may, not_found, require
+from entrepot.management.changes import Change
+from entrepot.policy import Program
+from entrepot.resources.ids import ACCESS, access_id
+from entrepot.resources.model import World
+from entrepot.storage import EVERYTHING, Row
+
+if TYPE_CHECKING:
+    from entrepot.management.control import Control
+
+WRITE: Final = f"{ACCESS}/proposals/write"
+TENANT: Final = f"{ACCESS}/proposals/tenant/action"
+WITHHELD: Final = ""
+
+
+class Subject(NamedTuple):
+    """Whose the proposal is, like what it is about, and the state in view of which it was made."""
+
+    etag: str
+    operator: str | None
+    subscription: str | None
+
+
+class Prepared(NamedTuple):
+    """`more` is what the system adds to the proposal's properties."""
+
+    proposed: Proposed
+    more: Mapping[str, Any]
+
+    async def check(self, change: Change, who: Caller) -> Subject:
+        """Raises Error: 404 for a subject that the caller cannot see, 403, or 400 with every mistake of the change."""
+        if self.proposed.kind == "policyRelease":
+            etag = await releases_etag(change)
+            if etag != self.more["base"]:
+                raise proposal.stale("the release in force")
+            return Subject(etag, WITHHELD, None)
+        row = await change.get(who.tenancy, self.proposed.subject)
+        if row is None or row.kind not in KINDS[self.proposed.kind].subjects:
+            raise _no_subject(self.proposed, row)
+        _authorize(who, self.proposed, row)
+        properties = row.body.get("properties", {})
+        check_change(self.proposed.kind, row.kind, properties, self.proposed.change, change.at_ms)
+        as_if = {
+            "kind": self.proposed.kind,
+            "change": self.proposed.change,
+            "decidedBy": {},
+            "decidedAt": iso(change.at_ms),
+        }
+        body = {**row.body, "properties": applied(as_if, "", row.kind, properties)}
+        fit(row.kind, row.id, body, only=self.proposed.change.keys() | {"eligibility"})
+        return Subject(row.etag, row.operator, row.subscription if KINDS[self.proposed.kind].tenant else None)
+
+
+def _no_subject(proposed: Proposed, row: Row | None) -> Error:
+    if row is None:
+        return not_found(proposed.subject)
+    kinds = " or ".join(f"an {kind}" for kind in KINDS[proposed.kind].subjects)
+    message = f"a proposal of the kind `{proposed.kind}` is about {kinds}"
+    return proposal.refused([Detail("InvalidProperty", message, "properties.subject")])
+
+
+def _authorize(who: Caller, proposed: Proposed, row: Row) -> None:
+    chain = chain_of(row)
+    if not (KINDS[proposed.kind].tenant and may(who, TENANT, chain)):
+        require(who, WRITE, chain)
+
+
+async def prepared(control: Control, who: Caller, proposed: Proposed) -> Prepared:
+    if proposed.kind != "policyRelease":
+        return Prepared(proposed, {})
+    require(who, WRITE, (proposal.RELEASES.lower(), INSTANCE))
+    unknown = sorted(proposed.change.keys() - {"packs", "warnDays"})
+    warn_days = proposed.change.get("warnDays")
+    problems = [
+        Detail("InvalidProperty", f"unknown key `{key}`; keys here: `packs`, `warnDays`", f"properties.change.{key}")
+        for key in unknown
+    ]
+    if "warnDays" in proposed.change and (type(warn_days) is not int or not 0 <= warn_days <= 3_650):
+        fix = "expected a whole number of days, from 0 to 3650"
+        problems.append(Detail("InvalidProperty", fix, "properties.change.warnDays"))
+    if problems:
+        raise proposal.refused(problems)
+    rows = await control.store.list(EVERYTHING, "policyRelease")  # the catalogue's
+    base, in_force = _etag(rows), control.program
+    folders = ledgers(control.data)
+    world = control.world
+    now_ms = changes.now_ms()
+    release, more, packs = await asyncio.to_thread(
+        _examined, proposed.change.get("packs"), in_force, world, folders, now_ms
+    )
+    if release == in_force.release and proposed.effective_ms is None and not _scheduled(rows):
+        raise Error(Code.CONFLICT, f"`{release}` is in force already", name="ReleaseInForce")
+    change = {key: value for key, value in proposed.change.items() if key == "warnDays"} | {"packs": packs}
+    return Prepared(proposed._replace(change=change), {"release": release, "base": base, "reports": more})
+
+
+def _examined(
+    asked: Any, in_force: Program, world: World, folders: Sequence[Path], now_ms: int
+) -> tuple[str, dict[str, Any], list[Mapping[str, str]]]:
+    sources = releases.pack_sources(asked)
+    program, findings = releases.compiled(sources, iso(now_ms)[:10])
+    difference = releases.difference(in_force.packs, program.packs, world, now_ms)
+    reports = {
+        "check": {"findings": findings},
+        "diff": difference,
+        "replay": releases.replayed(program, folders, in_force, now_ms),
+    }
+    return program.release, reports, releases.stored(sources)
+
+
+def ledgers(data: Path) -> list[Path]:
+    """Where logs of gateways are on this machine: those that `entrepot serve` runs, and those that are shipped here."""
+    return sorted(path for path in (data / "gateways").glob("*/ledger") if path.is_dir())
+
+
+async def releases_etag(change: Change) -> str:
+    """What a proposed release is compared with: the release in force, and those that are to come."""
+    return _etag(await change.list(EVERYTHING, "policyRelease"))
+
+
+def _etag(rows: Sequence[Row]) -> str:
+    in_force = [row.name for row in rows if row.body["properties"].get("state") == "inForce"]
+    return " ".join([*in_force, *_scheduled(rows)])
+
+
+def _scheduled(rows: Sequence[Row]) -> list[str]:
+    return sorted(
+        f"{row.body['properties'].get('effectiveAt')}={row.name}"
+        for row in rows
+        if row.body["properties"].get("state") == "scheduled"
+    )
+
+
+def release_id(release: str) -> str:
+    return access_id("policyRelease", release)

@@ -1,0 +1,189 @@
+"""What each kind has of its own when it is written: who may, what the system fills in, where the row belongs.
+
+Every function here runs inside the change's transaction, before the row is put; `write.body` is what will be put.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from entrepot.errors import Code, Detail, Error
+from entrepot.management.access import organizations
+from entrepot.management.access.envelope import invalid
+from entrepot.management.access.gateways import KEPT, STATUS
+from entrepot.management.authorize import INSTANCE, Caller, chain_from, chain_of, may, require
+from entrepot.management.changes import Change
+from entrepot.management.world import ref
+from entrepot.resources.ids import ACCESS, COLLECTIONS, access_id, site_name
+from entrepot.storage import EVERYTHING, Row
+
+# Rows with this operator are the instance's and no catalogue: only who sees everything sees them.
+WITHHELD: Final = ""
+
+
+class Write(NamedTuple):
+    """`before` is the row as it stands, None for a new one; the caller may read it."""
+
+    who: Caller
+    change: Change
+    id: str
+    name: str
+    before: Row | None
+    body: dict[str, Any]
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.body["properties"]
+        return found
+
+    @property
+    def standing(self) -> Mapping[str, Any]:
+        """The properties as they were."""
+        return {} if self.before is None else self.before.body.get("properties", {})
+
+
+async def prepare(kind: str, write: Write) -> str | None:
+    """The operator whose row it is, None for the instance's catalogue. Raises Error when it may not be written so."""
+    return await _PREPARED.get(kind, _of_instance)(write)
+
+
+async def prepare_removal(write: Write) -> None:
+    """Raises Error CONFLICT while something that the world does not know of needs the row."""
+    assert write.before is not None
+    if write.before.kind != "operator":
+        return
+    for kind in ("organization", "upstream"):
+        for row in await write.change.list(EVERYTHING, kind):
+            if row.operator == write.name.lower():
+                raise Error(
+                    Code.CONFLICT,
+                    f"the {kind} `{row.name}` is this operator's; remove it before the operator",
+                    name="ResourceInUse",
+                )
+
+
+async def _of_instance(write: Write) -> str | None:
+    """The catalogue: everybody reads it, staff of the instance writes it."""
+    kind = _kind(write)
+    require(write.who, f"{ACCESS}/{COLLECTIONS[kind]}/write", (write.id.lower(), INSTANCE))
+    return None
+
+
+def _kind(write: Write) -> str:
+    collection = write.id.split("/")[3]
+    return next(kind for kind, name in COLLECTIONS.items() if name == collection)
+
+
+async def _operator(write: Write) -> str | None:
+    """Which operators there are, and who they are, is the instance's word; their own staff reads it."""
+    action = f"{ACCESS}/operators/write"
+    if not may(write.who, action, (INSTANCE,)):
+        require(write.who, f"{ACCESS}/operators/read", chain_from(write.id, write.name))
+        raise Error(
+            Code.ACCESS_DENIED, "operators are written by the instance's own staff only", name="AuthorizationFailed"
+        )
+    return write.name.lower()
+
+
+async def _region(write: Write) -> str | None:
+    await _of_instance(write)
+    if write.before is not None and write.standing.get("operator") != write.properties.get("operator"):
+        for row in await write.change.list(EVERYTHING, "upstream"):
+            if row.body.get("properties", {}).get("region") == write.name:
+                message = (
+                    f"the upstream `{row.name}` is the present operator's; remove it before the region changes hands"
+                )
+                raise Error(Code.CONFLICT, message, name="ResourceInUse", param="properties.operator")
+    return None
+
+
+async def _site(write: Write) -> str | None:
+    await _of_instance(write)
+    network = write.properties.get("network")
+    if isinstance(network, str) and site_name(network) != write.name:
+        message = f"a site is named after its network; PUT it to `{access_id('site', site_name(network))}`"
+        raise invalid([Detail("InvalidProperty", message, "properties.network")])
+    return None
+
+
+async def _gateway(write: Write) -> str | None:
+    require(write.who, f"{ACCESS}/gateways/write", (write.id.lower(), INSTANCE))
+    write.properties.pop(STATUS, None)
+    _keep(write, KEPT)
+    return WITHHELD
+
+
+async def _settings(write: Write) -> str | None:
+    await _of_instance(write)
+    _keep(write, frozenset({"issuer"}))  # the token authority's own keys
+    return None
+
+
+def _keep(write: Write, names: frozenset[str]) -> None:
+    """What a request says about these is passed over: they stay as they are."""
+    for name in names:
+        if name in write.standing:
+            write.properties[name] = write.standing[name]
+        else:
+            write.properties.pop(name, None)
+
+
+async def _upstream(write: Write) -> str | None:
+    """An upstream belongs to whoever runs its region."""
+    action = f"{ACCESS}/upstreams/write"
+    if write.before is not None:
+        require(write.who, action, chain_of(write.before))
+    region = write.properties.get("region")
+    row = await write.change.get(EVERYTHING, access_id("region", region)) if isinstance(region, str) else None
+    operator = row.body["properties"].get("operator") if row is not None else None
+    if operator is None:
+        # Who may write nowhere learns nothing; who may is told by the rules of the world that the region is missing.
+        require(write.who, action, (write.id.lower(), INSTANCE))
+        raise invalid([Detail("InvalidProperty", "expected the name of a region that exists", "properties.region")])
+    require(write.who, action, chain_from(write.id, operator))
+    await _credential(write)
+    return str(operator).lower()
+
+
+async def _credential(write: Write) -> None:
+    """`credentialValue` goes into the store of secrets and nowhere else; the row only says that there is one."""
+    place, held = ref(write.id, "credential"), "secret"
+    value = write.properties.pop("credentialValue", None)
+    given = write.properties.get("credential")
+    if value is not None:
+        if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 8_192:
+            raise invalid([Detail("InvalidProperty", "expected the secret, on one line", "properties.credentialValue")])
+        await write.change.put_secret(place, value.encode())
+        write.properties["credential"] = held
+    elif given in (None, held) and write.standing.get("credential") == held:
+        write.properties["credential"] = held
+    elif given == "none":
+        await write.change.forget_secrets(place)
+    else:
+        message = (
+            "the control plane reads neither its host's files nor its environment; write the secret itself to "
+            "`credentialValue`, where it is kept encrypted and never shown, or `none`"
+        )
+        raise invalid([Detail("InvalidProperty", message, "properties.credential")])
+
+
+async def _organization(write: Write) -> str | None:
+    operator = organizations.operator_of(write.standing, write.properties)
+    chain = chain_from(write.id, operator)
+    organizations.authorize(write.who, chain, write.standing, write.properties)
+    if write.before is None and await write.change.get(EVERYTHING, access_id("operator", operator)) is None:
+        raise invalid([Detail("InvalidProperty", f"there is no operator `{operator}`", "properties.operator")])
+    organizations.complete(write.id, write.standing, write.properties, write.who.actor, write.change.at_ms)
+    return operator.lower()
+
+
+_PREPARED: Final[Mapping[str, Callable[[Write], Awaitable[str | None]]]] = {
+    "operator": _operator,
+    "region": _region,
+    "site": _site,
+    "upstream": _upstream,
+    "gateway": _gateway,
+    "settings": _settings,
+    "organization": _organization,
+}
