@@ -29,8 +29,6 @@ FIRST_S: Final = 10.0
 """How long the very first publication is waited for."""
 FRESH_S: Final = 3.0
 """How long a start waits for what is newer than what it has on disk."""
-SETTLE_S: Final = 5.0
-"""How long workers may take for a change before the control plane is asked again."""
 RETRY_FIRST_S: Final = 0.25
 RETRY_LAST_S: Final = 10.0
 LEAST_S: Final = 1.0
@@ -61,6 +59,7 @@ class ControlSource:
         """The newest that was handed on."""
         self._runs: Revision | None = None
         self._ready = False
+        self._look = False
         self._told = asyncio.Event()
         self._small = False
         """What was handed on last was a change, not a whole."""
@@ -94,10 +93,9 @@ class ControlSource:
         """Each change once; one that could not be taken over is offered again, with what came since, now and then."""
         failures = 0
         while True:
-            await self._settled()
-            behind = self._runs != self._offered
+            behind = self._runs not in {None, self._offered}
             try:
-                fetched = await self._ask(behind)
+                fetched = await (self._again() if self._look else self._ask(behind))
             except (Error, Fault, WorldInvalid, TimeoutError) as error:
                 self._fail(error)
                 failures += 1
@@ -112,6 +110,11 @@ class ControlSource:
                 self._offer(fetched)
                 message = fetched.message
                 yield self._local(message) if isinstance(message, Published) else message
+
+    def look(self) -> None:
+        """Hand on the whole anew, from the disk if the control plane is away: files that it names may have changed."""
+        self._look = True
+        self._told.set()
 
     def running(self, revision: Revision, ready: bool) -> None:
         """The control plane hears of it at once; what runs is kept on disk."""
@@ -155,8 +158,6 @@ class ControlSource:
     async def _ask(self, behind: bool) -> _Fetched | None:
         """What is newer than what runs; None when nothing is, or when the control plane is to hear anew what runs."""
         self._told.clear()
-        if not behind and not self._taken and self._kept.grown:
-            await self._shorten()
         # A change that could not be taken over may do as a whole.
         runs = None if behind and self._small else self._runs or self._offered
         loop = asyncio.get_running_loop()
@@ -172,6 +173,18 @@ class ControlSource:
             asking.cancel()
             telling.cancel()
             await asyncio.gather(asking, telling, return_exceptions=True)
+
+    async def _again(self) -> _Fetched | None:
+        """The whole as it is, newer or not. The file of the last good one is sealed as well."""
+        self._look = False
+        try:
+            return await self._fetch(None, wait_s=0)
+        except (Error, Fault, WorldInvalid) as error:
+            self._fail(error)
+        if self._keeping is not None:
+            await self._keeping
+        held = await asyncio.to_thread(self._from_disk)
+        return _Fetched(held, b"") if held is not None and held.revision == self._runs else None
 
     async def _fetch(self, runs: Revision | None, wait_s: int) -> _Fetched | None:
         """What is newer than `runs`, or the whole for None. Raises Fault, Error, WorldInvalid for what is no world."""
@@ -196,13 +209,6 @@ class ControlSource:
         self._heal()
         return fetched
 
-    async def _shorten(self) -> None:
-        """Put the whole in the place of a long row of changes; if there is a newer one it comes by itself."""
-        fetched = await self._fetch(None, wait_s=0)
-        if fetched is not None and fetched.message.revision == self._runs:
-            self._taken = [fetched]
-            self._keep_soon()
-
     def _opened(self, data: bytes, held: Revision | None) -> _Fetched:
         kind, revision, plain = unseal(
             data,
@@ -225,19 +231,9 @@ class ControlSource:
     def _offer(self, fetched: _Fetched) -> None:
         after = fetched.message.after if isinstance(fetched.message, Delta) else None
         self._taken = [each for each in self._taken if after is not None and each.message.revision <= after]
-        self._taken.append(fetched)
+        if fetched.sealed:
+            self._taken.append(fetched)
         self._offered, self._small = fetched.message.revision, after is not None
-
-    async def _settled(self) -> None:
-        """Workers run what was handed on, or will not."""
-        until = asyncio.get_running_loop().time() + SETTLE_S
-        while self._runs != self._offered and asyncio.get_running_loop().time() < until:
-            self._told.clear()
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._told.wait()
-            except TimeoutError:
-                return
 
     def _local(self, published: Published) -> Published:
         if not self._own:
@@ -284,16 +280,24 @@ class ControlSource:
 
     async def _keep(self) -> None:
         """What runs is good: put it on disk. A failure costs no more than a later start's speed."""
-        runs = self._runs
-        while runs is not None and (good := [each for each in self._taken if each.message.revision <= runs]):
+        await self._write_good()
+        if self._kept.grown:
+            try:
+                fetched = await self._fetch(None, wait_s=0)
+                if fetched is not None and fetched.message.revision == self._runs:
+                    await asyncio.to_thread(self._kept.replace, fetched.sealed)
+            except (Error, Fault, WorldInvalid, OSError) as error:
+                log.info("no whole to keep on disk for now", extra={"fields": {"problem": str(error)}})
+            await self._write_good()
+
+    async def _write_good(self) -> None:
+        while good := [each for each in self._taken if self._runs is not None and each.message.revision <= self._runs]:
             self._taken = [each for each in self._taken if each not in good]
             try:
                 await asyncio.to_thread(self._write, good)
             except OSError as error:
                 log.error("the publication could not be kept on disk", extra={"fields": {"problem": str(error)}})
                 self._kept.keep(0)
-                return
-            runs = self._runs
 
     def _write(self, good: list[_Fetched]) -> None:
         for fetched in good:

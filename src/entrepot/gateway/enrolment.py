@@ -88,7 +88,7 @@ def sealing_key(data: Path) -> X25519PrivateKey:
     """The key that publications for this gateway are sealed to. Raises Error if there is none."""
     path = data / SEALING
     try:
-        return X25519PrivateKey.from_private_bytes(base64.b64decode(path.read_bytes(), validate=True))
+        return X25519PrivateKey.from_private_bytes(base64.b64decode(path.read_bytes().strip(), validate=True))
     except (OSError, ValueError) as error:
         raise Error(Code.NOT_READY, f"`{path}` holds no key of this gateway; {AFRESH}") from error
 
