@@ -2,72 +2,313 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Final, NamedTuple
 
-import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from entrepot.errors import Code, Error
+from entrepot.ledger import entries
+from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.ledger import Ledger
-from entrepot.management.changes import Actor, Change
+from entrepot.management.changes import ITSELF, Actor, Change, now_ms, to_its_end
+from entrepot.management.judgement import Asked, Operation, Verdict, Writing, consider, entry_of
+from entrepot.management.outbox import Outbox
 from entrepot.management.publish import Publisher
+from entrepot.management.world import Step, Touched, World, declared_account, following, load, refused
+from entrepot.origin.resolve import egress_networks
 from entrepot.policy import Program
 from entrepot.resources import model as declared
+from entrepot.resources.problems import WorldInvalid
+from entrepot.snapshot import Compiled, Revision, Snapshot
+from entrepot.storage import EVERYTHING, MasterKey, Store, Transaction
 
-if TYPE_CHECKING:
-    from entrepot.snapshot import Revision, Snapshot
-    from entrepot.storage import MasterKey, Store
+# Signs publications. It is the instance's, so that gateways know every control plane over the same database.
+SIGNER: Final = "/entrepot/publication/key"
+TICK_S: Final = 1.0
 
-Operation = Literal["deploy", "subscribe"]
+log = logging.getLogger(__name__)
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """`code` and `reason` are those of the first candidate's deciding rule; `place` is that of the ledger's decision."""
+class _Made(NamedTuple):
+    """A change on its way: `number` is its outbox record's."""
 
-    permit: bool
-    code: str | None
-    reason: Mapping[str, str]
-    place: str
-    request: str
+    step: Step
+    compiled: Compiled
+    number: int
+    entry: bytes
 
 
 class Control:
-    store: Store
-    ledger: Ledger
-    data: Path
-    publisher: Publisher
+    """Made by `open`. For one event loop."""
+
+    def __init__(self, store: Store, ledger: Ledger, data: Path, name: str) -> None:
+        self.store = store
+        self.ledger = ledger
+        self.data = data
+        self.name = name
+        self.problem: str | None = None
+        self._outbox = Outbox(store, ledger, data / "control", name)
+        self._turn = asyncio.Lock()
+        self._behind = False  # committed changes may be missing in the ledger, or in what is published
+        self._enforced: dict[str, int] = {}  # releases that could not take effect, and when that was tried last
+        self._ticking: asyncio.Task[None] | None = None
+        self._compiled: Compiled
+        self._world: World
+        self.publisher: Publisher
 
     @classmethod
     async def open(cls, data: Path, url: str, master: MasterKey, *, name: str = "control") -> Control:
         """`data` is the folder of `entrepot serve`: the ledger is in `control/`, the CA in `ca/`.
 
-        Drains the outbox, so that state, ledger and publication agree on return.
+        Drains the outbox, so that state, ledger and publication agree on return. Raises Error, LedgerRefused, OSError.
         """
-        raise NotImplementedError
+        store = await Store.open(url, master)
+        try:
+            ledger = await asyncio.to_thread(Ledger.open, data / "control", key_name=name)
+        except BaseException:
+            await store.close()
+            raise
+        control = cls(store, ledger, data, name)
+        try:
+            ledger.start()
+            await control._begin()
+        except BaseException:
+            await control.close()
+            raise
+        return control
 
     async def close(self) -> None:
-        raise NotImplementedError
+        """Changes under way end first; nothing may be asked of it any more."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticking
+        async with self._turn:
+            await self.ledger.close()
+            await self.store.close()
 
     @property
     def snapshot(self) -> Snapshot:
-        raise NotImplementedError
+        """As published, but with the settings' own gateway in it."""
+        return self._compiled.snapshot
 
     @property
     def program(self) -> Program:
-        raise NotImplementedError
+        return self.snapshot.program
 
     @property
     def revision(self) -> Revision:
-        raise NotImplementedError
+        return self._compiled.revision
+
+    @property
+    def world(self) -> declared.World:
+        """As published."""
+        return self._world.published(self.revision).world
+
+    @property
+    def authority(self) -> Path:
+        """The certificate authority that gateways are told of."""
+        return self.data / "ca" / "ca.pem"
+
+    @property
+    def ready(self) -> bool:
+        """Whether changes can be made now."""
+        return self.ledger.available and not self._behind
 
     def change(self, actor: Actor, action: str, **noted: str) -> AbstractAsyncContextManager[Change]:
-        """After the block: durable, on the ledger, published. Raises Error, and then nothing is changed."""
-        raise NotImplementedError
+        """After the block: durable, on the ledger, published. Raises Error, and then nothing is changed.
+
+        One at a time: inside the block nothing may be waited for but the change itself. The one Error after which the
+        change did happen is LEDGER_UNAVAILABLE with the name `ChangeNotRecorded`: it takes effect when it is recorded.
+        """
+        return self._change(actor, action, noted)
+
+    @asynccontextmanager
+    async def _change(self, actor: Actor, action: str, noted: Mapping[str, str]) -> AsyncIterator[Change]:
+        self._refuse_unready()
+        async with self._turn:
+            self._refuse_unready()
+            opened = self.store.change()
+            transaction = await opened.__aenter__()
+            try:
+                await self._follow(transaction)
+                change = Change(transaction, actor, action, noted)
+                yield change
+            except BaseException as error:
+                await opened.__aexit__(type(error), error, error.__traceback__)
+                raise
+            # From here on nobody's going away stops it half-way: a committed change is recorded and published.
+            await to_its_end(self._complete(change, transaction, opened))
+
+    def _refuse_unready(self) -> None:
+        if not self.ready:
+            why = self.ledger.problem or self.problem or "an earlier change is not recorded yet"
+            what = f"nothing can be changed now, since it could not be recorded: {why}"
+            raise Error(Code.LEDGER_UNAVAILABLE, what, retry_after_s=1)
+
+    async def _complete(
+        self, change: Change, transaction: Transaction, opened: AbstractAsyncContextManager[Transaction]
+    ) -> None:
+        try:
+            made = await self._prepare(change, transaction) if change.touched else None
+        except BaseException as error:
+            await opened.__aexit__(type(error), error, error.__traceback__)
+            raise
+        try:
+            await opened.__aexit__(None, None, None)
+        except BaseException:
+            # A commit of which it is not known whether it happened. Whoever looks next finds out (`_follow`).
+            self._behind = self._behind or made is not None
+            raise
+        if made is not None:
+            await self._record(made)
+
+    async def _prepare(self, change: Change, transaction: Transaction) -> _Made:
+        """Read, check and compile the world with the change; put the change into the outbox."""
+        epoch, last = await transaction.revision()
+        revision = Revision(epoch, last + 1)
+        step, compiled = await self._compile(transaction, change.touched, revision)
+        identity, ids = self._outbox.new_id(), change.ids()
+        entry = change.entry(identity, revision.epoch, revision.n)
+        number = await transaction.record(identity, change.at_ms, entry, ids)
+        if number != revision.n:
+            raise RuntimeError(f"the outbox gave number {number} to change {revision.n}")
+        change.tell(identity, number, entry)
+        return _Made(step, compiled, number, entry)
+
+    async def _compile(self, transaction: Transaction, touched: Touched, to: Revision) -> tuple[Step, Compiled]:
+        step = await following(self._world, transaction, touched, self.revision, to)
+        try:
+            if step.delta is not None:
+                return step, self._compiled.changed(step.delta)
+            published = step.world.published(to)
+            return step, await asyncio.to_thread(Compiled.whole, published)
+        except WorldInvalid as invalid:
+            raise refused(invalid.problems, Code.CONFLICT, "the change does not fit what is there") from invalid
+
+    async def _record(self, made: _Made) -> None:
+        """The change is committed: bring it to the ledger, then into force."""
+        try:
+            place = await self.ledger.append(made.entry)
+        except LedgerUnavailable as unavailable:
+            self._behind = True
+            what = "the change is made but not recorded yet, and takes effect as soon as it is"
+            raise Error(Code.LEDGER_UNAVAILABLE, what, name="ChangeNotRecorded", retry_after_s=1) from unavailable
+        try:
+            await self.store.placed(made.number, str(place))
+        except Error as error:
+            # It stands in the ledger: the drain will find it there.
+            self._behind = True
+            log.error("where a change stands could not be noted", extra={"fields": {"problem": error.message}})
+        self._take(made.step, made.compiled)
+
+    def _take(self, step: Step, compiled: Compiled) -> None:
+        before = self._compiled.snapshot.program.release
+        self._world, self._compiled = step.world, compiled
+        self.publisher.publish(step, compiled.revision)
+        if compiled.snapshot.program.release != before:
+            self._announce()
+
+    def _announce(self) -> None:
+        """The policy that this process decides by: its entry stands before every decision that names it."""
+        snapshot = self.snapshot
+        packs = tuple(entries.Pack(pack.data, pack.name) for pack in snapshot.packs)
+        release = entries.Release(now_ms(), packs, snapshot.program.release, snapshot.revision.number())
+        self.ledger.outcome(entries.encode(release))
+
+    async def _begin(self) -> None:
+        await self._outbox.drain()
+        async with self.store.change() as transaction:
+            key = await transaction.secret(SIGNER)
+            if key is None:
+                key = Ed25519PrivateKey.generate().private_bytes_raw()
+                await transaction.put_secret(SIGNER, key)
+        self.publisher = Publisher(Ed25519PrivateKey.from_private_bytes(key))
+        async with self.store.change() as transaction:
+            await self._reload(transaction)
+        self._announce()
+        self._ticking = asyncio.create_task(self._tick())
+
+    async def _reload(self, transaction: Transaction) -> None:
+        """All anew, as at the start."""
+        revision = Revision(*await transaction.revision())
+        world = await load(transaction)
+        try:
+            compiled = await asyncio.to_thread(Compiled.whole, world.published(revision))
+        except WorldInvalid as invalid:
+            raise refused(invalid.problems, Code.NOT_READY, "what the database holds does not compile") from invalid
+        self._world, self._compiled = world, compiled
+        self.publisher.publish(Step(world, None, frozenset()), revision)
+
+    async def _follow(self, transaction: Transaction) -> None:
+        """Catch up with what other control planes over this database committed. The writer's lock is held."""
+        now = Revision(*await transaction.revision())
+        if now == self.revision:
+            return
+        if now.epoch != self.revision.epoch or now.n < self.revision.n:
+            await self._reload(transaction)
+            self._announce()
+            return
+        touched: dict[str, None] = {}
+        for recorded in await self.store.since(self.revision.n):
+            touched.update((key.lower(), None) for key in recorded.touched)
+        rows = {key: await transaction.get(EVERYTHING, key) for key in touched}
+        self._take(*await self._compile(transaction, rows, now))
+
+    async def _tick(self) -> None:
+        """What nobody asks for: others' changes, an outbox that waits, releases whose time has come."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                await self._look()
+                self.problem = None
+            except Exception as error:
+                if self.problem != str(error):
+                    log.exception("the control plane cannot keep up", extra={"fields": {"problem": str(error)}})
+                self.problem = str(error)
+
+    async def _look(self) -> None:
+        epoch, n = await self.store.revision()
+        if self._behind or Revision(epoch, n) != self.revision:
+            async with self._turn:
+                await to_its_end(self._catch_up())
+        due = now_ms()
+        for release, at_ms in list(self._world.releases.items()):
+            if at_ms <= due and self._enforced.get(release, 0) + 60_000 < due:
+                self._enforced[release] = due
+                await self._take_effect(release)
+
+    async def _catch_up(self) -> None:
+        if self._behind:
+            await self._outbox.drain()
+        async with self.store.change() as transaction:
+            await self._follow(transaction)
+        self._behind = False
+
+    async def _take_effect(self, release: str) -> None:
+        """Unless another control plane was first."""
+        async with self.change(ITSELF, "Entrepot.Access/policyReleases/takeEffect") as change:
+            row = await change.get(EVERYTHING, release)
+            if row is not None and row.body.get("properties", {}).get("state") == "scheduled":
+                await change.enforce(release)
 
     async def declared_account(self, id: str, change: Change | None = None) -> declared.Account:  # noqa: A002
         """The account as the snapshot has it, or, within a change, as it will be. Raises Error NOT_FOUND."""
-        raise NotImplementedError
+        if change is not None:
+            found = await declared_account(change.transaction, self._world, id.lower())
+        else:
+            known = self.snapshot.accounts.get(id.rpartition("/")[2].lower())
+            found = known.given if known is not None else None
+        if found is None:
+            raise Error(Code.NOT_FOUND, f"there is no account `{id}`", name="ResourceNotFound", param=id)
+        return found
 
     async def judge(
         self,
@@ -81,6 +322,34 @@ class Control:
     ) -> Verdict:
         """Whether at least one candidate is permitted. The decision is durable when this returns.
 
-        Raises Error LEDGER_UNAVAILABLE when that cannot be had.
+        `headers` have lower-case names. Raises Error LEDGER_UNAVAILABLE when that cannot be had, CONFLICT for an
+        account whose subscription has no organization.
         """
-        raise NotImplementedError
+        snapshot = self.snapshot
+        origins, header = snapshot.origins, headers.get(snapshot.origin_header)
+        origin = origins.resolve(peer, header, egress_networks(account.egress))
+        asked = Asked(operation, self._owner(account), account, deployment, origin, now_ms())
+        considered = consider(asked, snapshot.program, self._world.catalogue)
+        permit = any(each.decision.permit for each in considered)
+        told = None if permit or not considered else considered[0].decision
+        code = None if permit else (told.code if told is not None and told.code else Code.ACCESS_DENIED.label)
+        personal = entries.Personal(origins.address(peer, header), actor.principal)
+        private, commitment = entries.commit(personal)
+        request = actor.request or str(uuid.uuid4())
+        writing = Writing(snapshot.program.release, snapshot.revision.number(), request, commitment, code)
+        try:
+            place = str(await self.ledger.decide(entry_of(asked, considered, writing), private))
+        except LedgerUnavailable as unavailable:
+            what = "the decision cannot be recorded now, and nothing is decided unrecorded"
+            raise Error(Code.LEDGER_UNAVAILABLE, what, retry_after_s=1) from unavailable
+        if permit:
+            self.ledger.outcome(entries.encode(entries.Outcome(now_ms(), place)))
+        return Verdict(permit, code, told.reason if told is not None else {}, place, request)
+
+    def _owner(self, account: declared.Account) -> declared.Organization:
+        subscription = self._world.subscriptions.get(account.subscription)
+        found = self._world.organizations.get(subscription.organization) if subscription is not None else None
+        if found is None:
+            raise Error(Code.CONFLICT, f"the subscription `{account.subscription}` has no organization")
+        return found
+

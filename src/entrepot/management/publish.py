@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import hmac
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
+from entrepot.errors import Code, Error
+from entrepot.management.changes import now_ms
+from entrepot.management.http import control_of, peer_of, route
+from entrepot.management.world import Gateway, Step, World
+from entrepot.resources.model import Account, Organization, Subscription
+from entrepot.snapshot import Delta, Published, Revision, encode
+from entrepot.snapshot.published import Kind, name_of
+from entrepot.snapshot.sealed import seal
+
 if TYPE_CHECKING:
-    from entrepot.snapshot import Revision
+    from entrepot.management.control import Control
+
+KEPT: Final = 512
+LARGEST: Final = 4_096
+LONGEST_WAIT_S: Final = 55.0
+_ETAG = re.compile(r'"(\d{1,9})\.(\d{1,15})"')
+
+Client = TypeVar("Client", Organization, Subscription, Account)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -21,10 +46,175 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Publisher:
+    """What is published now, and the way there. `publish` and `send` belong to one loop."""
+
+    def __init__(self, signer: Ed25519PrivateKey) -> None:
+        self._signer = signer
+        self._world: World | None = None
+        self._revision = Revision(0, 0)
+        self._deltas: deque[Delta] = deque(maxlen=KEPT)
+        self._wholes: dict[str, Revision] = {}  # gateways that need the whole if they run less than this
+        self._published = asyncio.Event()
+        self._seen: dict[str, Seen] = {}
+
+    @property
+    def verifier(self) -> bytes:
+        """The public half of the key that signs publications."""
+        return self._signer.public_key().public_bytes_raw()
+
+    @property
+    def revision(self) -> Revision:
+        return self._revision
+
     def seen(self, gateway: str) -> Seen | None:
-        raise NotImplementedError
+        """As this control plane saw it; None when the gateway has not asked since the start."""
+        return self._seen.get(gateway.lower())
+
+    def publish(self, step: Step, revision: Revision) -> None:
+        """From here on gateways get this; those that wait, at once."""
+        self._world, self._revision = step.world, revision
+        if step.delta is None:
+            self._deltas.clear()
+        else:
+            self._deltas.append(step.delta)
+        for name in step.gateways:
+            self._wholes[name] = revision
+        published, self._published = self._published, asyncio.Event()
+        published.set()
+
+    def admit(self, name: str, secret: str) -> Gateway:
+        """Raises Error UNAUTHENTICATED unless it is the secret of a gateway that is enrolled."""
+        found = next((each for key, each in self._gateways.items() if key.lower() == name.lower()), None)
+        shown = sha256(secret.encode()).digest()
+        held = found.secret if found is not None else None
+        if not hmac.compare_digest(shown, held or bytes(32)) or held is None or found is None:
+            raise Error(Code.UNAUTHENTICATED, "no gateway of this name and secret is enrolled", name="NotEnrolled")
+        return found
+
+    @property
+    def _gateways(self) -> Mapping[str, Gateway]:
+        return self._world.gateways if self._world is not None else {}
+
+    def tell(self, name: str, seen: Seen) -> None:
+        self._seen[name.lower()] = seen
+
+    async def send(self, name: str, secret: str, held: Revision | None, wait_s: float) -> tuple[Revision, bytes] | None:
+        """What a gateway that runs `held` lacks, sealed to it; None when there is nothing for so long.
+
+        Raises Error UNAUTHENTICATED, also where the gateway is removed while it waits.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        while True:
+            gateway = self.admit(name, secret)
+            message = self._lacking(name, gateway, held)
+            if message is not None:
+                break
+            published = self._published
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await published.wait()
+            except TimeoutError:
+                return None
+        sealing = gateway.sealing
+        if sealing is None:
+            raise Error(Code.UNAUTHENTICATED, "this gateway has no sealing key: enrol it anew", name="NotEnrolled")
+        if isinstance(message, Published):
+            return message.revision, await asyncio.to_thread(self._sealed, name, sealing, message)
+        return message.revision, self._sealed(name, sealing, message)
+
+    def _lacking(self, name: str, gateway: Gateway, held: Revision | None) -> Published | Delta | None:
+        now, world = self._revision, self._world
+        if world is None or held == now:
+            return None
+        merged = None if held is None or held < self._wholes.get(name.lower(), held) else self._since(held)
+        return world.published(now, gateway) if merged is None else merged
+
+    def _since(self, held: Revision) -> Delta | None:
+        """One delta from `held` to now; None where that is not kept, or would be large."""
+        deltas = [each for each in self._deltas if each.after >= held]
+        if not deltas or deltas[0].after != held:
+            return None
+        if sum(len(each.accounts) + len(each.organizations) for each in deltas) > LARGEST:
+            return None
+        return deltas[0] if len(deltas) == 1 else merge(deltas)
+
+    def _sealed(self, name: str, sealing: bytes, message: Published | Delta) -> bytes:
+        kind: Any = "published" if isinstance(message, Published) else "delta"
+        return seal(
+            encode(message), to=sealing, signer=self._signer, gateway=name, kind=kind, revision=message.revision
+        )
+
+
+def merge(deltas: list[Delta]) -> Delta:
+    """One delta that does what these do, one after the other."""
+    grants = [each.grants for each in deltas if each.grants is not None]
+    organizations = _last((each.organizations, each.gone) for each in deltas)
+    subscriptions = _last((each.subscriptions, each.gone) for each in deltas)
+    accounts = _last((each.accounts, each.gone) for each in deltas)
+    return Delta(
+        deltas[0].after,
+        deltas[-1].revision,
+        _given(organizations, "organization"),
+        _given(subscriptions, "subscription"),
+        _given(accounts, "account"),
+        tuple(
+            (kind, name)
+            for kind, found in (
+                ("organization", organizations),
+                ("subscription", subscriptions),
+                ("account", accounts),
+            )
+            for (of, name), each in found.items()
+            if each is None and of == kind
+        ),
+        {ref: value for each in deltas for ref, value in each.secrets.items()},
+        grants[-1] if grants else None,
+    )
+
+
+_KINDS: Final[Mapping[type, Kind]] = {Organization: "organization", Subscription: "subscription", Account: "account"}
+Last = dict[tuple[Kind, str], Any]
+
+
+def _last(steps: Iterable[tuple[Iterable[Any], Iterable[tuple[Kind, str]]]]) -> Last:
+    """What became of each client: as it was given last, or None where it is gone."""
+    found: Last = {}
+    for given, gone in steps:
+        found |= dict.fromkeys(gone)
+        found |= {(_KINDS[type(each)], name_of(each)): each for each in given}
+    return found
+
+
+def _given(found: Last, kind: Kind) -> tuple[Any, ...]:
+    return tuple(each for (of, _), each in found.items() if of == kind and each is not None)
 
 
 def routes() -> list[Route]:
     """`GET /entrepot/snapshot`; wants no caller: a gateway shows its own secret."""
-    return []
+    return [route("GET", "/entrepot/snapshot", _snapshot, public=True)]
+
+
+async def _snapshot(request: Request) -> Response:
+    control: Control = control_of(request)
+    name = request.headers.get("x-entrepot-gateway", "")
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    control.publisher.admit(name, secret if scheme.lower() == "bearer" else "")
+    held = _held(request.headers.get("if-none-match"))
+    ready = request.headers.get("x-entrepot-ready", "").lower() == "true"
+    control.publisher.tell(name, Seen(held, ready, now_ms(), peer_of(request)))
+    sent = await control.publisher.send(name, secret, held, _wait_s(request.query_params.get("wait", "")))
+    if sent is None:
+        return Response(status_code=304, headers={"etag": f'"{control.publisher.revision}"'})
+    revision, data = sent
+    headers = {"etag": f'"{revision}"', "cache-control": "no-store"}
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+def _held(etag: str | None) -> Revision | None:
+    found = _ETAG.fullmatch(etag) if etag else None
+    return Revision(int(found[1]), int(found[2])) if found else None
+
+
+def _wait_s(text: str) -> float:
+    return min(float(text), LONGEST_WAIT_S) if text.isascii() and text.isdecimal() and len(text) < 6 else 0.0

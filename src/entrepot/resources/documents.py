@@ -43,7 +43,7 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d([Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]
 
 
 class Document(NamedTuple):
-    """One resource; `body` is Azure's envelope without what is computed: `{"location", "sku", "tags", "properties"}`."""
+    """One resource; `body` is Azure's envelope without what is computed: `location`, `sku`, `tags`, `properties`."""
 
     kind: str
     id: str
@@ -88,7 +88,7 @@ def _credential(value: Any, path: Path, key: str | int, sheet: Sheet) -> str:
     """Only what the control plane keeps: a reference to its host's files would give them to whoever may write one."""
     found = values.text(value, path, key, sheet)
     if found not in ("none", "secret"):
-        raise Mistake("not `secret` or `none`", "write the secret itself to `apiKey`; it is kept encrypted")
+        raise Mistake("not `secret` or `none`", "write the secret itself to `credentialValue`; it is kept encrypted")
     return found
 
 
