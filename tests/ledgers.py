@@ -294,8 +294,9 @@ class Volatile(Files):
 
 
 class Stale(Files):
-    """Over files of which the kernel's memory shows more than the disk has, which is `held`, after a sync that failed: its
-    pages count as clean, so only what is written from now on can reach the disk.
+    """Over files of which the kernel's memory shows more than the disk has, which is `held`, after a failed sync.
+
+    Its pages count as clean, so only what is written from now on can reach the disk.
     """
 
     def __init__(self, held: dict[Path, bytes]) -> None:

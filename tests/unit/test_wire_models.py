@@ -7,7 +7,7 @@ import pytest
 from entrepot.wire.forms import Form
 from entrepot.wire.headers import relayed
 from entrepot.wire.models import Listed, item, listing
-from entrepot.wire.usage import Usage, usage_of
+from entrepot.wire.usage import Usage, usage_in_part, usage_of
 
 CHAT = Listed("my-chat", "gpt-4o", "2024-11-20", "openai")
 CHAT_TOO = Listed("other", "gpt-4o", "2024-11-20", "openai")
@@ -68,3 +68,21 @@ def test_only_named_headers_are_relayed() -> None:
 )
 def test_usage_of_a_whole_answer(body: bytes, usage: Usage | None) -> None:
     assert usage_of(body) == usage
+
+
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        (b'{"usage":{"prompt_tokens":3,"completion_tokens":4},"choices":[{"te', Usage(3, 4)),
+        (
+            b'{"usage": {"prompt_tokens":3,"prompt_tokens_details":{"cached_tokens":2},"completion_tokens":4},"x',
+            Usage(3, 4, 2),
+        ),
+        (b'{"usage":{"prompt_tokens":3,"completion_tok', None),
+        (b'{"choices":[{"text":"the \\"usage\\":{}', None),
+        (b"", None),
+        (b'{"usage"' + b"}" * 100_000, None),
+    ],
+)
+def test_usage_of_an_answer_that_broke_off(body: bytes, usage: Usage | None) -> None:
+    assert usage_in_part(body) == usage

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UnsetType
 
 from entrepot.errors import Error
 from entrepot.gateway.routes import Route
 from entrepot.gateway.upstreams import Lines, now_s
 from entrepot.http1.server import Exchange
+from entrepot.ledger.entries import Usage as Spent
 from entrepot.ledger.ledger import Place
 from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision
@@ -64,6 +66,8 @@ class Call:
     attempts: tuple[tuple[str, str], ...] = ()
     """Each try's upstream, and `answered`, `failed` or `abandoned`."""
     attempts_ms: tuple[int, ...] = ()
+    attempts_usage: tuple[Spent | UnsetType, ...] = ()
+    """What each try cost that did not give the client its answer, where it cost something."""
     first_byte_s: float | None = None
     relayed_events = 0
     status = 0

@@ -7,9 +7,11 @@ import random
 from typing import NoReturn
 
 import msgspec
+from msgspec import UNSET
 
 from entrepot.errors import Code, Error
 from entrepot.gateway.call import Admission, Call
+from entrepot.gateway.records import spent
 from entrepot.gateway.upstreams import Line, Lines, now_s
 from entrepot.http1.client import Fault, Response
 from entrepot.providers.answers import Meaning, meaning_of
@@ -78,7 +80,7 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     call.fields["model"] = candidate.model
     line.health.tried()
     began_s = now_s()
-    result = "abandoned"
+    result, response = "abandoned", None
     try:
         target = candidate.targets[call.operation]
         response = await line.pool.send("POST", target, candidate.head, body.encode(call.fields))
@@ -91,6 +93,7 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
         line.health.left()
         call.attempts += ((candidate.upstream, result),)
         call.attempts_ms += (round((now_s() - began_s) * 1_000),)
+        call.attempts_usage += (UNSET if result == "answered" else spent(call, response),)
     return answer
 
 

@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw
 
 from entrepot.errors import Error
 from entrepot.gateway.call import Call
+from entrepot.http1.client import Response
 from entrepot.ledger import entries
 from entrepot.ledger.entries import Decision, Leg, Outcome, Personal, Usage, commit, encode, raw
 from entrepot.origin.model import Origin
@@ -19,10 +20,12 @@ from entrepot.policy import Decision as Decided
 from entrepot.policy.derive import principal_facts
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
 from entrepot.wire.body import Fields
+from entrepot.wire.usage import usage_in_part
 
 REMEMBERED = 16_384
 BYTES_PER_TOKEN = 4
 LONGEST_NAME = 256
+ANSWERS = ("application/json", "text/event-stream")
 
 Part = TypeVar("Part")
 
@@ -162,7 +165,10 @@ def outcome(call: Call, result: entries.Result, at_ms: int) -> bytes:
             decision=str(call.place),
             first_byte_ms=UNSET if call.first_byte_s is None else round((call.first_byte_s - call.started_s) * 1_000),
             legs=[
-                Leg(ms, tried, upstream) for (upstream, tried), ms in zip(call.attempts, call.attempts_ms, strict=True)
+                Leg(ms, tried, upstream, cost)
+                for (upstream, tried), ms, cost in zip(
+                    call.attempts, call.attempts_ms, call.attempts_usage, strict=True
+                )
             ],
             result=result,
             status=call.status,
@@ -182,5 +188,22 @@ def used(call: Call) -> Usage | msgspec.UnsetType:
         return Usage(usage.cached, usage.completion, usage.prompt, usage.reasoning, "reported")
     if call.first_byte_s is None or call.status >= 400:
         return UNSET
-    prompt = len(call.exchange.request.body) // BYTES_PER_TOKEN
-    return Usage(0, call.relayed_events, prompt, 0, "counted" if call.streams else "estimated")
+    return Usage(0, call.relayed_events, prompt_tokens(call), 0, "counted" if call.streams else "estimated")
+
+
+def spent(call: Call, response: Response | None) -> Usage | msgspec.UnsetType:
+    """What a try cost that did not give the client its answer: nothing, unless the upstream had begun to give one.
+
+    It has read the prompt then. What it went on to write is known only where its report of it arrived before the end.
+    """
+    if response is None or response.status >= 300 or not response.headers.get("content-type", "").startswith(ANSWERS):
+        return UNSET
+    usage = usage_in_part(response.received)
+    if usage is not None:
+        return Usage(usage.cached, usage.completion, usage.prompt, usage.reasoning, "reported")
+    return Usage(0, 0, prompt_tokens(call), 0, "estimated")
+
+
+def prompt_tokens(call: Call) -> int:
+    """Estimated, where nobody counted them."""
+    return len(call.exchange.request.body) // BYTES_PER_TOKEN

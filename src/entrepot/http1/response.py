@@ -105,6 +105,11 @@ class Response:
             self.abort()
             raise
 
+    @property
+    def received(self) -> bytes:
+        """What has arrived of the body and was not relayed; it stays when the rest fails."""
+        return b"".join(self._blocks)
+
     def pause(self) -> None:
         """Stop reading from this upstream. Its idle time limit stands still; the total limit does not."""
         if self._connection is not None:

@@ -65,7 +65,7 @@ def recover(files: Files, places: Places, signer: Signer, origin: str) -> Log:
         _make_durable(files, places, origin, last, signed)
         if log.undisclosed:
             _log.warning(
-                "the process before died while it wrote: these entries, of which nobody was told, lack their personal data",
+                "the process before died while it wrote; entries of which nobody was told lack their personal data",
                 extra={"fields": {"log": origin, "entries": log.undisclosed}},
             )
         log.resume(last.first, last.end, _clean(files, folder, last.first, log.size, signed.size))

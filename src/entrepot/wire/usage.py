@@ -6,6 +6,8 @@ from typing import Annotated
 
 import msgspec
 
+LONGEST_USAGE = 2048
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
 
 
@@ -53,6 +55,18 @@ def usage_of(body: bytes) -> Usage | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return _usage(reported)
+
+
+def usage_in_part(body: bytes) -> Usage | None:
+    """The usage in an answer that broke off, if it had arrived whole. A quote in a JSON string is escaped."""
+    start = body.rfind(b'"usage"')
+    part = body[start : start + LONGEST_USAGE] if start >= 0 else b""
+    end = -1
+    while (end := part.find(b"}", end + 1)) >= 0:
+        usage = usage_of(b"{%b}" % part[: end + 1])
+        if usage is not None:
+            return usage
+    return None
 
 
 def usage_of_chunk(data: bytes) -> tuple[Usage | None, bool]:
