@@ -13,11 +13,14 @@ from entrepot import __version__
 ABOUT = "A model service that decides on every call who may use which model, from where, under which contract."
 
 COMMANDS = {
+    "az-setup": "Print what points the stock Azure CLI at a control plane, as a shell script.",
+    "control": "Run the control plane alone: the management API.",
     "demo": "Walk through the main job on real inference.",
     "gateway": "Serve a world's folder: the data plane alone.",
     "ledger": "Verify, read and export the ledger; erase personal data from it.",
     "policy": "Check, test, explain and compare access policies.",
     "receipt": "Verify a receipt, offline.",
+    "serve": "Run control plane and gateway on this machine; the first start creates what is needed.",
     "sim": "Run a simulated upstream, for tests and benchmarks.",
     "usage": "Add up what was used, what it cost, and what was refused.",
     "world": "Check a world's folder.",
@@ -36,17 +39,22 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
     wanted = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         if name == wanted:
-            _add(app, name, import_module(f"entrepot.cli.{name}").app, summary)
+            _add(app, name, import_module(f"entrepot.cli.{module_of(name)}").app, summary)
         else:
             app.command(name, help=summary)(_not_imported)
     return app
+
+
+def module_of(command: str) -> str:
+    """The file below `cli/` that holds a command."""
+    return command.replace("-", "_")
 
 
 def _add(app: typer.Typer, name: str, group: typer.Typer, summary: str) -> None:
     """A module whose one function has the command's name is that command; others are groups."""
     commands = group.registered_commands
     function = commands[0].callback if len(commands) == 1 else None
-    if function is not None and function.__name__ == name:
+    if function is not None and function.__name__ == module_of(name):
         app.command(name)(function)
     else:
         callback = group.registered_callback

@@ -67,12 +67,12 @@ async def _put(request: Request) -> Response:
     identity = access_id("principal", _name(request))
     wanted = _properties(await body(request))
     before = await control.store.get(asking.tenancy, identity)
-    operator = (before.operator or None) if before is not None else wanted.get("operator")
+    operator = before.body["properties"].get("operator") if before is not None else wanted.get("operator")
     require(asking, _WRITE, chain_from(identity, operator))
     async with control.change(asking.actor, _WRITE) as change:
         before = await change.get(EVERYTHING, identity)
         if before is not None:
-            operator = before.operator or None
+            operator = before.body["properties"].get("operator")
             require(asking, _WRITE, chain_from(identity, operator))
             await _may_act_as(asking, change, before)
             _same(wanted, before)
@@ -85,7 +85,7 @@ async def _put(request: Request) -> Response:
         }
         if operator is not None:
             properties["operator"] = operator
-        row = change.draft(identity, "principal", {"properties": properties}, operator=operator or "")
+        row = change.draft(identity, "principal", {"properties": properties}, operator=(operator or "").lower())
         row = await change.put(row, if_match=_if_match(request))
         if before is not None:
             await keep_an_owner(change)

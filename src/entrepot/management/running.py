@@ -1,0 +1,210 @@
+"""The control plane as a process: folder, keys and certificates, the database, and the https listener over them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import uvicorn
+
+from entrepot.errors import Code, Error
+from entrepot.identity import certificates
+from entrepot.management.app import app
+from entrepot.management.authority import Site
+from entrepot.management.changes import ITSELF
+from entrepot.management.control import Control
+from entrepot.management.enrol import make_token
+from entrepot.management.first import GATEWAY, Begun, Place, begin, listen_at
+from entrepot.resources.model import UNKNOWN
+from entrepot.storage import MasterKey
+
+CONTROL_FILE = "control.json"
+TOKEN_FILE = "enrol.token"  # noqa: S105 - the name of a file
+DRAIN_S = 5
+DATABASE = "control.db"
+_ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not bound
+
+log = logging.getLogger(__name__)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """`data_listen` and `admin_listen` are the local gateway's; None leaves what was set before.
+
+    `url` is the control plane's own where clients reach it by another name than this machine's.
+    """
+
+    data: Path
+    listen: str = "127.0.0.1:8443"
+    database: str | None = None
+    url: str | None = None
+    data_url: str | None = None
+    data_listen: str | None = None
+    admin_listen: str | None = None
+    territory: str = UNKNOWN
+    local_gateway: bool = False
+
+
+class Told(msgspec.Struct, frozen=True):
+    """`control.json` in the data folder: where everything is, for `az-setup` and for the other commands."""
+
+    url: str
+    ca: str
+    tenant: str
+    client_id: str
+    data_url: str
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone, and tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def prepare(data: Path) -> None:
+    """The data folder, which only its owner can enter. Raises Error."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise Error(Code.NOT_READY, f"the folder `{data}` cannot be used: {error.strerror}") from error
+
+
+async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun], None]) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends it at once. Raises Error where it cannot start."""
+    prepare(options.data)
+    listener = _listening(options.listen)
+    site, hosts = _names(options, listener)
+    issued = certificates.ensure(options.data / "ca", hosts)
+    database = options.database or f"sqlite:///{(options.data / DATABASE).resolve()}"
+    control = await Control.open(options.data, database, master)
+    try:
+        site = msgspec.structs.replace(site, tenant=await control.store.instance())
+        begun = await begin(control, site, Place(territory=options.territory))
+        site = await _gateway(control, site, options)
+        told = Told(site.url, str(issued.ca.resolve()), site.tenant, begun.client_id, site.data_url)
+        _write(options.data / CONTROL_FILE, msgspec.json.format(msgspec.json.encode(told)) + b"\n")
+        config = uvicorn.Config(
+            await app(control, site),
+            http="h11",  # it bounds the head of a request; the other engine does not
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ssl_certfile=str(issued.certificate),
+            ssl_keyfile=str(issued.key),
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+        config.load()
+        assert config.ssl is not None
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        server = _Server(config, lambda: ready(told, begun))
+        _until_signalled(server)
+        await server.serve([listener])
+    finally:
+        await control.close()
+        listener.close()
+
+
+def _until_signalled(server: uvicorn.Server) -> None:
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop)
+
+
+async def _gateway(control: Control, site: Site, options: Options) -> Site:
+    """Where calls are sent to; with `local_gateway` also a token for the gateway beside us, if it needs one."""
+    row = await listen_at(control, options.data_listen, options.admin_listen)
+    listen = row.body["properties"].get("listen", "127.0.0.1:8080")
+    folder = options.data / "gateways" / GATEWAY
+    if options.local_gateway:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not (folder / "control.json").exists():
+            token, _ = await make_token(control, ITSELF, GATEWAY)
+            _write(folder / TOKEN_FILE, token.encode())
+    return msgspec.structs.replace(site, data_url=options.data_url or f"http://{_reachable(listen)}")
+
+
+def _listening(where: str) -> socket.socket:
+    host, port = _split(where)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(256)
+    except OSError as error:
+        sock.close()
+        raise Error(Code.NOT_READY, f"cannot listen on `{where}`: {error.strerror or error}") from error
+    return sock
+
+
+def _names(options: Options, listener: socket.socket) -> tuple[Site, list[str]]:
+    """The URLs under which clients may know this control plane, and the names in its certificate."""
+    host, _ = _split(options.listen)
+    port = listener.getsockname()[1]
+    machine = socket.gethostname().lower()
+    hosts = ["localhost", "127.0.0.1", "::1", machine]
+    if host not in hosts and host not in _ANY:
+        hosts.insert(0, host)
+    first = machine if host in _ANY else host
+    own = f"https://{_bracketed(first)}:{port}"
+    url = (options.url or own).rstrip("/").lower()
+    if not url.startswith("https://") or "/" in url[8:]:
+        raise Error(
+            Code.BAD_REQUEST, f"`{url}` is no `https://HOST[:PORT]`; clients take the control plane over https only"
+        )
+    name = url[8:].rpartition(":")[0] if url[8:].rpartition(":")[2].isdigit() else url[8:]
+    if name.strip("[]") not in hosts:
+        hosts.insert(0, name.strip("[]"))
+    others = tuple(dict.fromkeys(each for each in (own, *(f"https://{_bracketed(h)}:{port}" for h in hosts))))
+    return Site(url, "", "", tuple(each for each in others if each != url)), hosts
+
+
+def _split(where: str) -> tuple[str, int]:
+    host, colon, port = where.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65_535:
+        raise Error(Code.BAD_REQUEST, f"`{where}` is no `HOST:PORT`")
+    return host.strip("[]"), int(port)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _reachable(listen: str) -> str:
+    host, port = _split(listen)
+    return f"{'127.0.0.1' if host in _ANY else _bracketed(host)}:{port}"
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all, for its owner only."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
