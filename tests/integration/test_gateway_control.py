@@ -95,10 +95,10 @@ class Parent:
 
 
 @asynccontextmanager
-async def parent(data: Path, **given: object) -> AsyncIterator[Parent]:
+async def parent(data: Path) -> AsyncIterator[Parent]:
     made = enrolled(data)
     assert made is not None
-    source = ControlSource(made, data, **given)  # type: ignore[arg-type]
+    source = ControlSource(made, data)
     _: Source = source
     running = Parent(source)
     await running.start()
@@ -246,16 +246,6 @@ class TestFollowing:
 
         run(test)
         assert len(plane.asked) <= 5
-
-    def test_own_values_stand_whatever_is_published(self, plane: ControlPlane, data: Path) -> None:
-        async def test() -> None:
-            async with parent(data, own={"listen": "127.0.0.1:0"}) as gateway:
-                plane.publish(world(at(2), upstream="http://other.example"))
-                await until(lambda: gateway.at == at(2))
-                assert gateway.runs is not None
-                assert gateway.runs.world.gateway.listen == "127.0.0.1:0"
-
-        run(test)
 
     @pytest.mark.parametrize("dead", [False, True])
     def test_a_look_hands_on_the_whole_again(self, plane: ControlPlane, data: Path, dead: bool) -> None:

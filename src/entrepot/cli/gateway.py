@@ -1,9 +1,10 @@
-"""`entrepot gateway`: the data plane over a world's folder."""
+"""`entrepot gateway`: the data plane over a world's folder, or behind a control plane."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated
 
@@ -11,41 +12,94 @@ import typer
 import uvloop
 
 from entrepot.config import Config
-from entrepot.errors import Error
+from entrepot.errors import Code, Error
+from entrepot.gateway import enrolment
+from entrepot.gateway.control import ControlSource
+from entrepot.gateway.enrolment import AFRESH, CONTROL
+from entrepot.gateway.own import Own
 from entrepot.gateway.parent import Parent
+from entrepot.gateway.source import Source
 from entrepot.gateway.watch import Folder
 from entrepot.resources.problems import WorldInvalid
 from entrepot.telemetry.log import log_to_stderr
 
 app = typer.Typer(add_completion=False)
 
+World = Annotated[
+    Path | None, typer.Option(help="Folder of TOML files that declare everything.", exists=True, file_okay=False)
+]
+Control = Annotated[str | None, typer.Option(help="Address of the control plane to follow: https://HOST:PORT.")]
+Enrol = Annotated[
+    str | None, typer.Option(help="With --control: the one-time token by which this gateway gets its keys.")
+]
+Data = Annotated[Path | None, typer.Option(help="Folder for what the gateway writes.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that serve; overrides [gateway].workers.")]
+Listen = Annotated[str | None, typer.Option(help="Where calls arrive, HOST:PORT; overrides [gateway].listen.")]
+AdminListen = Annotated[
+    str | None, typer.Option(help="Metrics and readiness, HOST:PORT; overrides [gateway].admin_listen.")
+]
+
 
 @app.command()
-def gateway(
-    world: Annotated[
-        Path, typer.Option(help="Folder of TOML files that declare everything.", exists=True, file_okay=False)
-    ],
-    data: Annotated[Path | None, typer.Option(help="Folder for what the gateway writes.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that serve; overrides [gateway].workers.")
-    ] = None,
+def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
+    world: World = None,
+    control: Control = None,
+    enrol: Enrol = None,
+    data: Data = None,
+    workers: Workers = None,
+    listen: Listen = None,
+    admin_listen: AdminListen = None,
 ) -> None:
-    """Serve the world in a folder. Edits are served within a second; SIGHUP reloads; SIGTERM drains and ends."""
+    """Serve a world's folder, or what a control plane publishes. SIGHUP reloads; SIGTERM drains and ends."""
+    if (world is None) is (control is None):
+        raise typer.BadParameter("give either --world DIR or --control URL")
+    if enrol is not None and control is None:
+        raise typer.BadParameter("--enrol goes with --control URL")
     log_to_stderr()
+    config = Config.load(data)
+    own = {name: value for name, value in (("listen", listen), ("admin_listen", admin_listen)) if value is not None}
+    served = str(world or control)
 
     def ready(data_url: str, admin_url: str) -> None:
-        print(f"serving {world} on {data_url} (metrics and readiness on {admin_url})", flush=True)
+        print(f"serving {served} on {data_url} (metrics and readiness on {admin_url})", flush=True)
 
-    config = Config.load(data)
-    parent = Parent(Folder(world, config), config, workers)
+    def parent(source: Source) -> Parent:
+        return Parent(Own(source, own) if own else source, config, workers)
+
+    if world is not None:
+        running = parent(Folder(world, config)).run(ready)
+    else:
+        running = _follow(str(control), enrol, config.data, lambda source: parent(source).run(ready))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(parent.run(ready))
+            runner.run(running)
     except WorldInvalid as invalid:
         for problem in invalid.problems:
             print(problem, file=sys.stderr)
-        print(f"the world in {world} is invalid; nothing was started", file=sys.stderr)
+        print(f"the world in {served} is invalid; nothing was started", file=sys.stderr)
         raise typer.Exit(1) from None
     except (Error, OSError, RuntimeError) as error:
         print(f"the gateway cannot start: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+async def _follow(
+    url: str, token: str | None, data: Path, run: Callable[[Source], Coroutine[object, object, None]]
+) -> None:
+    source = await _source(url, token, data)
+    try:
+        await run(source)
+    finally:
+        await source.close()
+
+
+async def _source(url: str, text: str | None, data: Path) -> ControlSource:
+    """A token that was used here already is none: the command line of a service may keep it."""
+    known = enrolment.enrolled(data)
+    token = None if text is None else enrolment.read_token(text)
+    if token is not None and (known is None or known.token != token.digest):
+        known = await enrolment.enrol(url, token, data)
+        print(f"enrolled as {known.gateway} at {known.url}; what this gateway holds is in {data}", flush=True)
+    if known is None:
+        raise Error(Code.NOT_READY, f"this gateway is not enrolled, there is no `{data / CONTROL}`: {AFRESH}")
+    return ControlSource(known, data, url)

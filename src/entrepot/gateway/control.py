@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
-
-from msgspec.structs import replace
+from typing import Final, NamedTuple, NoReturn
 
 from entrepot.errors import Code, Error
 from entrepot.gateway.enrolment import AFRESH, SNAPSHOT, Enrolled, sealing_key, told
@@ -47,11 +45,10 @@ class ControlSource:
     this gateway, signed by the control plane that it enrolled with, and not older than what it has.
     """
 
-    def __init__(self, enrolled: Enrolled, data: Path, url: str | None = None, own: Mapping[str, Any] | None = None):
-        """`own` are values of `[gateway]` that stand whatever is published. Raises Error for keys that are missing."""
+    def __init__(self, enrolled: Enrolled, data: Path, url: str | None = None) -> None:
+        """`url` is where it is found now, if not where it was. Raises Error for a sealing key that is missing."""
         self.problem: str | None = None
         self._enrolled = enrolled
-        self._own = dict(own or {})
         self._private = sealing_key(data)
         self._remote = Remote.pinned(url or enrolled.url, enrolled.ca)
         self._kept = Kept(data / SNAPSHOT)
@@ -73,7 +70,7 @@ class ControlSource:
         """What is newest: the control plane's if it answers soon, else what is on disk. Raises Error for neither."""
         start = await asyncio.to_thread(self._from_disk)
         if start is None:
-            return self._local(await self._very_first())
+            return await self._very_first()
         self._offered = start.revision
         try:
             async with asyncio.timeout(FRESH_S):
@@ -82,12 +79,12 @@ class ControlSource:
             self._fail(error)
             fields = {"revision": str(start.revision), "problem": self.problem}
             log.warning("starting from the last good publication on disk", extra={"fields": fields})
-            return self._local(start)
+            return start
         if fetched is None:
-            return self._local(start)
+            return start
         self._offer(fetched)
         message = fetched.message
-        return self._local(message if isinstance(message, Published) else applied(start, message))
+        return message if isinstance(message, Published) else applied(start, message)
 
     async def changes(self) -> AsyncIterator[Published | Delta]:
         """Each change once; one that could not be taken over is offered again, with what came since, now and then."""
@@ -108,8 +105,7 @@ class ControlSource:
                 await asyncio.sleep(_pause_s(failures))
             if fetched is not None:
                 self._offer(fetched)
-                message = fetched.message
-                yield self._local(message) if isinstance(message, Published) else message
+                yield fetched.message
 
     def look(self) -> None:
         """Hand on the whole anew, from the disk if the control plane is away: files that it names may have changed."""
@@ -234,12 +230,6 @@ class ControlSource:
         if fetched.sealed:
             self._taken.append(fetched)
         self._offered, self._small = fetched.message.revision, after is not None
-
-    def _local(self, published: Published) -> Published:
-        if not self._own:
-            return published
-        world = published.world
-        return replace(published, world=replace(world, gateway=replace(world.gateway, **self._own)))
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, Fault):

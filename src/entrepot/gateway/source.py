@@ -11,8 +11,9 @@ from entrepot.snapshot import Delta, Published, Revision
 class Source(Protocol):
     """Read by one gateway's parent: `first` once, then `changes`."""
 
-    problem: str | None
-    """What is wrong with what the source has now, in words; what was published before stays in force."""
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with what the source has now, in words; what was published before stays in force."""
 
     async def first(self) -> Published:
         """What to start with. Raises WorldInvalid or Error when there is nothing to start with."""
