@@ -15,8 +15,8 @@ from entrepot.management.arm import (
     providers,
     subscriptions,
 )
-from entrepot.management.arm.where import COGNITIVE
 from entrepot.management.http import route
+from entrepot.resources.ids import COGNITIVE
 
 
 def routes() -> list[Route]:

@@ -14,10 +14,11 @@ from entrepot.errors import Error
 from entrepot.management import world
 from entrepot.management.arm import asked, conditions, longrunning, reach, shapes, texts
 from entrepot.management.arm.deleted import RETENTION_MS, purge_due
-from entrepot.management.arm.where import COGNITIVE, Where, account_at, account_id, subscription_at
+from entrepot.management.arm.where import Where, account_at, account_in, subscription_at
 from entrepot.management.changes import Change
 from entrepot.management.http import answer, body, paged, peer_of, route
 from entrepot.resources import model as declared
+from entrepot.resources.ids import COGNITIVE
 from entrepot.storage import Row
 
 KEYS = ("key1", "key2")
@@ -60,7 +61,7 @@ async def put(request: Request) -> Response:
     where.writable()
     group = await where.group(request.path_params["group"])
     name: str = request.path_params["account"]
-    id_ = account_id(group.id, name)
+    id_ = account_in(group.id, name)
     given = await body(request)
     held = await where.control.store.get(where.caller.tenancy, id_)
     if asked.restores(given):
@@ -174,7 +175,7 @@ async def delete(request: Request) -> Response:
     where = await account_at(request, f"{texts.ACCOUNTS}/delete")
     where.writable()
     group, name = request.path_params["group"], request.path_params["account"]
-    held = await where.control.store.get(where.caller.tenancy, account_id(where.group_id(group), name))
+    held = await where.control.store.get(where.caller.tenancy, account_in(where.group_id(group), name))
     if held is None:
         return answer(None, 204)
     match = conditions.if_match(request, held)

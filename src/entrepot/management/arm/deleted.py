@@ -9,10 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from entrepot.management.arm import longrunning, shapes, texts
-from entrepot.management.arm.where import COGNITIVE, Where, account_id, subscription_at
+from entrepot.management.arm.where import Where, account_in, subscription_at
 from entrepot.management.changes import Actor, Change
 from entrepot.management.control import Control
 from entrepot.management.http import answer, paged, route
+from entrepot.resources.ids import COGNITIVE
 from entrepot.storage import EVERYTHING, Row
 
 RETENTION_MS = 48 * 60 * 60 * 1_000
@@ -73,7 +74,7 @@ async def purge_due(control: Control, now_ms: int | None = None) -> int:
 
 async def _deleted(request: Request, action: str) -> tuple[Where, Row]:
     path = request.path_params
-    resource = account_id(f"/resourceGroups/{path['group']}", path["account"])
+    resource = account_in(f"/resourceGroups/{path['group']}", path["account"])
     where = await subscription_at(request, action, resource)
     row = await where.control.store.get(where.caller.tenancy, where.subscription.id + resource, deleted=True)
     if row is None or row.body["location"] != path["location"].replace(" ", "").lower():

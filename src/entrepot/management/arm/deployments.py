@@ -14,10 +14,11 @@ from starlette.routing import Route
 
 from entrepot.management.arm import asked, conditions, longrunning, quota, reach, shapes, texts
 from entrepot.management.arm.catalogue import DEFAULT_CAPACITY, Offer, capacity
-from entrepot.management.arm.where import COGNITIVE, Where, deployment_at, subscription_at
+from entrepot.management.arm.where import Where, deployment_at, subscription_at
 from entrepot.management.changes import Change
 from entrepot.management.http import answer, body, paged, peer_of, route
 from entrepot.resources import model as declared
+from entrepot.resources.ids import COGNITIVE
 from entrepot.storage import Row
 from entrepot.wire.refusals import refusal
 

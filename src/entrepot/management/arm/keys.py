@@ -13,8 +13,9 @@ from entrepot.management import world
 from entrepot.management.arm import texts
 from entrepot.management.arm.accounts import KEYS, new_key
 from entrepot.management.arm.fields import Fields
-from entrepot.management.arm.where import COGNITIVE, account_at
+from entrepot.management.arm.where import account_at
 from entrepot.management.http import answer, body, route
+from entrepot.resources.ids import COGNITIVE
 from entrepot.storage import EVERYTHING, Row
 
 _A = f"/subscriptions/{{subscription}}/resourceGroups/{{group}}/providers/{COGNITIVE}/accounts/{{account}}"

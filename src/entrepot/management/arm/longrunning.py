@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from entrepot.errors import Code, Error
-from entrepot.management.arm.where import COGNITIVE, subscription_at
+from entrepot.management.arm.where import subscription_at
 from entrepot.management.changes import Change
 from entrepot.management.http import answer
+from entrepot.resources.ids import COGNITIVE
 from entrepot.storage import Recorded
 from entrepot.wire import arm
 

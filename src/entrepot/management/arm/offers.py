@@ -12,8 +12,9 @@ from starlette.routing import Route
 from entrepot.management.arm import asked, quota, reach, shapes, texts
 from entrepot.management.arm.catalogue import SKUS, Catalogue, Offer, render_model
 from entrepot.management.arm.fields import Fields
-from entrepot.management.arm.where import COGNITIVE, Where, account_at, subscription_at
+from entrepot.management.arm.where import Where, account_at, subscription_at
 from entrepot.management.http import answer, body, paged, route
+from entrepot.resources.ids import COGNITIVE
 from entrepot.storage import EVERYTHING
 
 _S = "/subscriptions/{subscription}"

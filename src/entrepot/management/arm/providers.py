@@ -10,8 +10,9 @@ from starlette.routing import Route
 
 from entrepot.errors import Code, Error
 from entrepot.management.arm import reach
-from entrepot.management.arm.where import COGNITIVE, subscription_at
+from entrepot.management.arm.where import subscription_at
 from entrepot.management.http import answer, control_of, paged, route
+from entrepot.resources.ids import COGNITIVE
 
 _S = "/subscriptions/{subscription}"
 

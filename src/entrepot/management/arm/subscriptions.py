@@ -12,11 +12,11 @@ from entrepot.errors import Code, Error
 from entrepot.management.arm import conditions, reach, shapes, texts
 from entrepot.management.arm.fields import Fields, shown
 from entrepot.management.arm.where import GUID, subscription_at
-from entrepot.management.authorize import Caller, caller, chain_from, require
+from entrepot.management.authorize import Caller, caller, chain_from, may, require
 from entrepot.management.control import Control
 from entrepot.management.http import answer, body, control_of, paged, route
 from entrepot.resources.model import Channel
-from entrepot.storage import Row
+from entrepot.storage import EVERYTHING, Row
 
 WRITE = "Entrepot.Access/subscriptions/write"
 STATES = ("Enabled", "Disabled", "Warned", "PastDue", "Deleted")
@@ -56,11 +56,11 @@ async def put(request: Request) -> Response:
     if not GUID.fullmatch(given):
         raise texts.subscription_malformed(given[:80])
     id_ = f"/subscriptions/{given.lower()}"
-    held = await control.store.get(asking.tenancy, id_)
+    held = await control.store.get(EVERYTHING, id_)
+    if held is not None:
+        await _check_own(control, asking, held)
     asked = await body(request)
     properties = _properties(asked, held)
-    if held is not None:
-        require(asking, WRITE, chain_from(id_, held.operator))
     require(asking, WRITE, chain_from(id_, properties["operator"]))
     await _check_parties(control, asking, properties)
     fields = Fields()
@@ -77,6 +77,14 @@ async def put(request: Request) -> Response:
     return answer(
         shapes.subscription(row, _tenant(request)), 200 if held is not None else 201, {"etag": conditions.etag(row)}
     )
+
+
+async def _check_own(control: Control, asking: Caller, held: Row) -> None:
+    """Raises Error: 404 for another operator's subscription, 403 for the tenant's own."""
+    if await control.store.get(asking.tenancy, held.id) is None:
+        raise texts.subscription_missing(held.name)
+    if not may(asking, WRITE, chain_from(held.id, held.operator)):
+        raise texts.not_authorised(asking.actor.name, asking.actor.principal, WRITE, held.id)
 
 
 def _properties(asked: dict[str, Any], held: Row | None) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from entrepot.errors import Code, Detail, Error
+from entrepot.resources.ids import COGNITIVE
 
-ACCOUNTS = "Microsoft.CognitiveServices/accounts"
+ACCOUNTS = f"{COGNITIVE}/accounts"
 DEPLOYMENTS = f"{ACCOUNTS}/deployments"
 
 
@@ -31,6 +32,14 @@ def subscription_disabled(given: str) -> Error:
         "actions on this subscription until it is re-enabled."
     )
     return Error(Code.CONFLICT, text, name="ReadOnlyDisabledSubscription")
+
+
+def not_authorised(name: str, principal: str, action: str, scope: str) -> Error:
+    text = (
+        f"The client '{name}' with object id '{principal}' does not have authorization to perform action '{action}' "
+        f"over scope '{scope}' or the scope is invalid: subscriptions are written by their operator's staff."
+    )
+    return Error(Code.ACCESS_DENIED, text, name="AuthorizationFailed")
 
 
 def group_missing(given: str) -> Error:

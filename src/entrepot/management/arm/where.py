@@ -16,9 +16,9 @@ from entrepot.management.arm import texts
 from entrepot.management.authorize import Caller, caller, chain_from, may, require
 from entrepot.management.control import Control
 from entrepot.management.http import control_of
+from entrepot.resources.ids import COGNITIVE
 from entrepot.storage import Row
 
-COGNITIVE = "Microsoft.CognitiveServices"
 GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -60,7 +60,7 @@ class Where(msgspec.Struct, frozen=True):
 
     async def account(self, group: str, name: str) -> Row:
         """The account that lives. Raises Error NOT_FOUND for the group, then for the account."""
-        row = await self.control.store.get(self.caller.tenancy, account_id(self.group_id(group), name))
+        row = await self.control.store.get(self.caller.tenancy, account_in(self.group_id(group), name))
         if row is None:
             await self.group(group)
             raise texts.resource_missing(texts.ACCOUNTS, name, group)
@@ -101,17 +101,17 @@ async def group_at(request: Request, action: str) -> Where:
 async def account_at(request: Request, action: str) -> Where:
     """The same with an action on the account of the path."""
     path = request.path_params
-    return await subscription_at(request, action, account_id(f"/resourceGroups/{path['group']}", path["account"]))
+    return await subscription_at(request, action, account_in(f"/resourceGroups/{path['group']}", path["account"]))
 
 
 async def deployment_at(request: Request, action: str) -> Where:
     """The same with an action on the deployment of the path."""
     path = request.path_params
-    account = account_id(f"/resourceGroups/{path['group']}", path["account"])
+    account = account_in(f"/resourceGroups/{path['group']}", path["account"])
     return await subscription_at(request, action, f"{account}/deployments/{path['deployment']}")
 
 
-def account_id(group: str, name: str) -> str:
+def account_in(group: str, name: str) -> str:
     """Below the group's id."""
     return f"{group}/providers/{COGNITIVE}/accounts/{name}"
 
