@@ -23,6 +23,9 @@ _CONNECT_S = 10
 _COMMAND_S = 60
 _POOL = 8
 
+# PostgreSQL's SQLSTATE: connection exception, insufficient resources, the server is stopped or starts.
+_ENDING = ("08", "53", "57P")
+
 FAULTS = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
@@ -93,7 +96,8 @@ def lost(exc: BaseException) -> bool:
     if isinstance(exc, DBAPIError):
         # SQLite says by the class above all others that a file is none of its databases, or is damaged.
         damaged = type(exc) is DatabaseError
-        return exc.connection_invalidated or damaged or isinstance(exc, OperationalError | InterfaceError)
+        ending = str(getattr(exc.orig, "sqlstate", "")).startswith(_ENDING)
+        return exc.connection_invalidated or damaged or ending or isinstance(exc, OperationalError | InterfaceError)
     return isinstance(exc, FAULTS)
 
 

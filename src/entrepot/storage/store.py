@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql import Executable
 
-from entrepot.errors import Code, Error
 from entrepot.storage import facts, queries
 from entrepot.storage.bound import instance_wide
-from entrepot.storage.engine import WRITES, answered, is_postgresql, lost, open_engine, unavailable
+from entrepot.storage.engine import answered, is_postgresql, open_engine
 from entrepot.storage.master import MasterKey
 from entrepot.storage.migrate import migrate
 from entrepot.storage.queries import OUTBOX, SECRETS, Listing, key_of
 from entrepot.storage.rows import Recorded, Row, Tenancy
 from entrepot.storage.tables import outbox, secrets
 from entrepot.storage.transaction import Transaction, unsealed
-
-# PostgreSQL's advisory lock of the one writer: "entrepot" as a number.
-WRITER = int.from_bytes(b"entrepot", "big")
-
-_SETTLE_S = 30.0
-_AGAIN_S = 0.2
-
-log = logging.getLogger(__name__)
+from entrepot.storage.writer import Writer, give_back, to_its_end
 
 
 def _now_ms() -> int:
@@ -42,13 +31,11 @@ class Store:
     """Methods raise Error(NOT_READY) while the database does not answer; the next call connects anew."""
 
     def __init__(self, engine: AsyncEngine, master: MasterKey, now_ms: Callable[[], int]) -> None:
-        """Use `open`. `engine` is there for tests that watch statements; `settle_s` bounds how long an unclear commit
-        is looked into."""
+        """Use `open`. `engine` is there for tests that watch statements."""
         self.engine = engine
-        self.settle_s = _SETTLE_S
+        self.writer = Writer(engine)
         self._master = master
         self._now_ms = now_ms
-        self._writer = asyncio.Lock()
 
     @classmethod
     async def open(cls, url: str, master: MasterKey, *, now_ms: Callable[[], int] = _now_ms) -> Store:
@@ -163,88 +150,26 @@ class Store:
         """One writer at a time, across processes too. Committed on return; nothing happened if it raises.
 
         Where the connection breaks in the commit, what became of it is found out by the ids that were recorded. Only
-        if the database stays away for `settle_s` is it left open: Error(NOT_READY, name="ChangeUncertain"); the change
-        is then in the outbox or never will be. A cancelled task waits for a commit that is under way.
+        if the database stays away for half a minute is it left open, with Error(NOT_READY, name="ChangeUncertain"): the
+        change is then in the outbox or never will be. A cancelled task waits for a commit that is under way.
         """
-        async with self._writer:
-            connection = await self._begin()
+        async with self.writer.turn:
+            with answered():
+                connection = await self.writer.begin()
             try:
                 transaction = Transaction(connection, self._master, self._now_ms)
                 yield transaction
             except BaseException:
-                await _to_its_end(_give_back(connection))
+                await to_its_end(give_back(connection))
                 raise
-            await _to_its_end(self._commit(connection, transaction.recorded))
-
-    async def _commit(self, connection: AsyncConnection, recorded: builtins.list[str]) -> None:
-        try:
-            await connection.commit()
-        except Exception as exc:
-            if not lost(exc):
-                raise
-            log.warning("the connection to the database broke in a commit", extra={"fields": {"problem": str(exc)}})
-            await self._settle(recorded, exc)
-        finally:
-            await _give_back(connection)
-
-    async def _settle(self, recorded: builtins.list[str], cause: Exception) -> None:
-        """Return if the commit happened, raise Error if not."""
-        deadline = time.monotonic() + self.settle_s
-        while True:
-            try:
-                # INVARIANT: whoever holds the writer's lock knows that the commit in question is over: its transaction
-                # held the lock until its end, also where the server went on with it after we lost it.
-                async with self._locked() as again:
-                    statement = queries.recorded(outbox.c.id.in_(recorded))
-                    found = (await again.execute(statement)).all()
-                break
-            except Exception as exc:
-                if not lost(exc):
-                    raise
-                if time.monotonic() > deadline:
-                    raise Error(
-                        Code.NOT_READY,
-                        "the database went away while the change was committed: look whether it happened",
-                        name="ChangeUncertain",
-                        retry_after_s=5,
-                    ) from cause
-                await asyncio.sleep(_AGAIN_S)
-        if not recorded:
-            raise unavailable(cause, "the change may have happened or not: look, and try again") from cause
-        if not found:
-            raise unavailable(cause, "nothing was changed") from cause
-
-    async def _begin(self) -> AsyncConnection:
-        """A connection in a transaction that holds the writer's lock."""
-        with answered():
-            connection = self.engine.connect()
-            await connection.start()
-            try:
-                await connection.execution_options(**{WRITES: True})
-                await connection.begin()
-                if is_postgresql(self.engine):
-                    await connection.execute(text("SELECT pg_advisory_xact_lock(:writer)"), {"writer": WRITER})
-            except BaseException:
-                await _to_its_end(_give_back(connection))
-                raise
-            return connection
-
-    @asynccontextmanager
-    async def _locked(self) -> AsyncIterator[AsyncConnection]:
-        """Commits on return. Faults of the database come as they are."""
-        connection = await self._begin()
-        try:
-            yield connection
-            await connection.commit()
-        finally:
-            await _to_its_end(_give_back(connection))
+            await to_its_end(self.writer.commit(connection, transaction.recorded))
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
         """A write of our own that may be repeated: where its commit is unclear, that is an Error as any other."""
-        async with self._writer:
+        async with self.writer.turn:
             with answered("try again"):
-                async with self._locked() as connection:
+                async with self.writer.held() as connection:
                     yield connection
 
     @asynccontextmanager
@@ -268,25 +193,3 @@ class Store:
         async with self._reading() as connection:
             found = (await connection.execute(statement)).all()
         return {each.ref: unsealed(self._master, each.ref, each.key_id, each.sealed) for each in found}
-
-
-async def _give_back(connection: AsyncConnection) -> None:
-    """To the pool; what is not committed is rolled back. A connection that is broken is no news here."""
-    try:
-        await connection.close()
-    except Exception as exc:
-        if not lost(exc):
-            raise
-        await connection.invalidate()
-
-
-async def _to_its_end(work: Awaitable[Any]) -> None:
-    """Whoever waits for it may be cancelled, the work itself is not; the cancellation is told once it is done."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled() and (failed := task.exception()) is not None:
-            log.warning("a change failed while its caller went away", extra={"fields": {"problem": str(failed)}})
-        raise
