@@ -58,7 +58,7 @@ def script(told: Told, secret: Path, name: str = CLOUD) -> str:
         "else",
         f"  az cloud register --name {cloud} --endpoint-resource-manager {endpoint} --output none",
         "fi &&",
-        f"az cloud set --name {cloud} --output none &&",
+        f"az cloud set --name {cloud} --output none --only-show-errors &&",
         f"az login --service-principal --username {user} --password {password} --tenant {told.tenant} --output none",
     )
     return "\n".join(lines) + "\n"

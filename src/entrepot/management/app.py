@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from entrepot.errors import Code, Error
-from entrepot.management import access, arm, assignments, authority, enrol, principals, publish
+from entrepot.management import access, arm, assignments, authority, enrol, graph, principals, publish
 from entrepot.management.arm.deleted import purge_due
 from entrepot.management.authority import Authority, Site
 from entrepot.management.authorize import Directory
@@ -44,6 +44,7 @@ async def app(control: Control, site: Site) -> Starlette:
             *publish.routes(),
             *assignments.routes(),
             *principals.routes(),
+            *graph.routes(),
             *arm.routes(),
             *access.routes(),
         ],

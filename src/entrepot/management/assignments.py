@@ -31,7 +31,7 @@ from entrepot.management.authorize import (
 )
 from entrepot.management.changes import Change
 from entrepot.management.http import answer, body, control_of, paged, route
-from entrepot.management.roles import OWNER, ROLES, Assignment, Role, find_role
+from entrepot.management.roles import DEFINITIONS, OWNER, ROLES, Assignment, Role, find_role
 from entrepot.storage import EVERYTHING, Row
 from entrepot.wire import arm
 
@@ -75,7 +75,7 @@ async def _definitions(request: Request) -> Response:
     wanted = _filter(request)
     name = wanted.get("rolename")
     found = [role for role in ROLES if name is None or role.name.lower() == name.lower()]
-    return paged(request, found, lambda role: _definition_of(role, _scope(request)))
+    return paged(request, found, _definition_of)
 
 
 async def _definition(request: Request) -> Response:
@@ -86,13 +86,12 @@ async def _definition(request: Request) -> Response:
             f"The specified role definition with ID '{request.path_params['name'][:64]}' does not exist.",
             name="RoleDefinitionDoesNotExist",
         )
-    return answer(_definition_of(role, _scope(request)))
+    return answer(_definition_of(role))
 
 
-def _definition_of(role: Role, scope: str) -> dict[str, Any]:
-    prefix = "/".join(scope.split("/")[:3]) if scope.lower().startswith("/subscriptions/") else ""
+def _definition_of(role: Role) -> dict[str, Any]:
     return {
-        "id": f"{prefix}{_PATH}/roleDefinitions/{role.id}",
+        "id": f"{DEFINITIONS}{role.id}",  # without a scope before it, as in assignments: clients compare the two
         "type": "Microsoft.Authorization/roleDefinitions",
         "name": role.id,
         "properties": {
@@ -169,7 +168,7 @@ async def _put(request: Request) -> Response:
             if any(assignment_of(row) == wanted for row in existing):
                 raise Error(Code.CONFLICT, "The role assignment already exists.", name="RoleAssignmentExists")
             properties = {
-                "roleDefinitionId": f"{_PATH}/roleDefinitions/{role.id}",
+                "roleDefinitionId": f"{DEFINITIONS}{role.id}",
                 "principalId": principal,
                 "principalType": kind,
                 "scope": owner.id if owner else INSTANCE,

@@ -89,6 +89,7 @@ def prepare(data: Path) -> None:
 
 async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun], None]) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends it at once. Raises Error where it cannot start."""
+    os.umask(0o077)  # also for the files of the database
     prepare(options.data)
     listener = _listening(options.listen)
     site, hosts = _names(options, listener)
