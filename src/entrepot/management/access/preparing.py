@@ -128,8 +128,10 @@ def _examined(
 
 
 def ledgers(data: Path) -> list[Path]:
-    """Where logs of gateways are on this machine: those that `entrepot serve` runs, and those that are shipped here."""
-    return sorted(path for path in (data / "gateways").glob("*/ledger") if path.is_dir())
+    """The ledgers on this machine: the control plane's own, of its gateways, and those that are shipped here."""
+    return [
+        path for path in (data / "control" / "ledger", *sorted((data / "gateways").glob("*/ledger"))) if path.is_dir()
+    ]
 
 
 async def releases_etag(change: Change) -> str:

@@ -117,6 +117,10 @@ async def _gateway(write: Write) -> str | None:
 async def _settings(write: Write) -> str | None:
     await _of_instance(write)
     _keep(write, frozenset({"issuer"}))  # the token authority's own keys
+    days = write.properties.get("warnDays", 0)
+    if type(days) is not int or not 0 <= days <= 3_650:
+        fix = "expected a whole number of days, from 0 to 3650"
+        raise invalid([Detail("InvalidProperty", fix, "properties.warnDays")])
     return None
 
 
