@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -25,10 +26,8 @@ BATCH = 500
 def demo_world(upstream: str = "http://127.0.0.1:1/v1") -> World:
     filled = {b"LISTEN": b"127.0.0.1:0", b"ADMIN": b"127.0.0.1:0", b"ENGINE": upstream.encode()}
     files = read_world(DEMO)
-    for name, data in files.items():
-        for word, value in filled.items():
-            data = data.replace(word, value)
-        files[name] = data
+    for word, value in filled.items():
+        files = {name: data.replace(word, value) for name, data in files.items()}
     return load_world(files, {name.removeprefix("entrepot:"): shipped(name).data for name in shipped_names()}).world
 
 
@@ -38,7 +37,7 @@ def key_of(account: str, which: str = "key1") -> str:
 
 
 async def open_control(data: Path, url: str | None = None, *, name: str = "control") -> Control:
-    data.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(data.mkdir, parents=True, exist_ok=True)
     return await Control.open(data, url or f"sqlite:///{data / 'control.db'}", MASTER, name=name)
 
 
@@ -69,10 +68,10 @@ async def put_document(change: Change, document: Document, credentials: Mapping[
     row = change.draft(document.id, document.kind, body, operator=operator, subscription=subscription)
     if document.kind == "upstream" and body["properties"].get("credential") == "secret":
         await change.put_secret(ref(document.id, "credential"), credentials[document.name].encode())
+    await change.put(row)
     if document.kind == "account":
         for which in ("key1", "key2"):
             await change.put_secret(ref(document.id, which), key_of(document.name, which).encode())
-    await change.put(row)
 
 
 def ids_of(documents: Iterable[Document], kind: str) -> dict[str, str]:

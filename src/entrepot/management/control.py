@@ -58,6 +58,7 @@ class Control:
         self._turn = asyncio.Lock()
         self._behind = False  # committed changes may be missing in the ledger, or in what is published
         self._enforced: dict[str, int] = {}  # releases that could not take effect, and when that was tried last
+        self._noting: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self._compiled: Compiled
         self._world: World
@@ -91,6 +92,8 @@ class Control:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticking
         async with self._turn:
+            if self._noting:
+                await asyncio.wait(self._noting)
             await self.ledger.close()
             await self.store.close()
 
@@ -172,8 +175,8 @@ class Control:
 
     async def _prepare(self, change: Change, transaction: Transaction) -> _Made:
         """Read, check and compile the world with the change; put the change into the outbox."""
-        epoch, last = await transaction.revision()
-        revision = Revision(epoch, last + 1)
+        # `_follow` made sure that what is published is what is committed, and nobody else can have written since.
+        revision = Revision(self.revision.epoch, self.revision.n + 1)
         step, compiled = await self._compile(transaction, change.touched, revision)
         identity, ids = self._outbox.new_id(), change.ids()
         entry = change.entry(identity, revision.epoch, revision.n)
@@ -201,13 +204,18 @@ class Control:
             self._behind = True
             what = "the change is made but not recorded yet, and takes effect as soon as it is"
             raise Error(Code.LEDGER_UNAVAILABLE, what, name="ChangeNotRecorded", retry_after_s=1) from unavailable
-        try:
-            await self.store.placed(made.number, str(place))
-        except Error as error:
-            # It stands in the ledger: the drain will find it there.
-            self._behind = True
-            log.error("where a change stands could not be noted", extra={"fields": {"problem": error.message}})
         self._take(made.step, made.compiled)
+        # Nobody waits for this: without it, the next start finds the entry where it stands.
+        noting = asyncio.create_task(self._note(made.number, str(place)))
+        self._noting.add(noting)
+        noting.add_done_callback(self._noting.discard)
+
+    async def _note(self, number: int, place: str) -> None:
+        try:
+            await self.store.placed(number, place)
+        except Exception as error:
+            self._behind = True
+            log.exception("where a change stands could not be noted", extra={"fields": {"problem": str(error)}})
 
     def _take(self, step: Step, compiled: Compiled) -> None:
         before = self._compiled.snapshot.program.release
@@ -352,4 +360,3 @@ class Control:
         if found is None:
             raise Error(Code.CONFLICT, f"the subscription `{account.subscription}` has no organization")
         return found
-

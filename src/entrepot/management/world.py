@@ -51,12 +51,14 @@ class Gateway(msgspec.Struct, frozen=True):
 class World(msgspec.Struct, frozen=True):
     """Immutable. `catalogue` has no clients; its gateway is what the settings give to all.
 
+    `disabled` are subscriptions whose accounts are suspended with them;
     `releases` are the instants at which policy releases are to take effect, by their ids.
     """
 
     catalogue: declared.World
     organizations: dict[str, declared.Organization]
     subscriptions: dict[str, declared.Subscription]
+    disabled: frozenset[str]
     accounts: dict[str, declared.Account]
     secrets: dict[str, str]
     issuer: Issuer | None
@@ -104,7 +106,7 @@ async def load(transaction: Transaction) -> World:
     deployments: dict[str, list[Row]] = {}
     for row in by_kind.get("deployment", ()):
         deployments.setdefault(parent_account(row.id.lower()), []).append(row)
-    disabled = {row.name.lower() for row in by_kind.get("subscription", ()) if _is_disabled(row)}
+    disabled = frozenset(row.name.lower() for row in by_kind.get("subscription", ()) if _is_disabled(row))
     accounts = {}
     for row in by_kind.get("account", ()):
         key, owner = row.id.lower(), (part(row.id, "subscriptions") or "").lower()
@@ -119,6 +121,7 @@ async def load(transaction: Transaction) -> World:
         frame.catalogue,
         organizations,
         _present(subscriptions),
+        disabled,
         _present(accounts),
         frame.secrets,
         frame.issuer,
@@ -201,6 +204,7 @@ class _Reader:
         self.granted = False
         self._transaction = transaction
         self._touched = touched
+        self._disabled = set(world.disabled)
 
     async def read(self) -> None:
         touched = self._touched
@@ -278,7 +282,11 @@ class _Reader:
         for key in sorted(touched_accounts):
             await self._client(key, subscriptions, accounts)
         self.world = msgspec.structs.replace(
-            self.world, organizations=organizations, subscriptions=subscriptions, accounts=accounts
+            self.world,
+            organizations=organizations,
+            subscriptions=subscriptions,
+            disabled=frozenset(self._disabled),
+            accounts=accounts,
         )
 
     def _organization(self, key: str, row: Row | None, known: dict[str, declared.Organization]) -> None:
@@ -294,10 +302,13 @@ class _Reader:
 
     def _contract(self, key: str, row: Row | None, known: dict[str, declared.Subscription]) -> None:
         name = key.rpartition("/")[2]
+        self._disabled.discard(name)
         if row is None:
             if known.pop(name, None) is not None:
                 self.gone.append(("subscription", name))
             return
+        if _is_disabled(row):
+            self._disabled.add(name)
         found = _subscription(row, self.reading)
         if found is not None:
             known[name] = self.subscriptions[name] = found
@@ -318,13 +329,9 @@ class _Reader:
         deployments = await self._all("deployment", key)
         found = _account(row, deployments, subscription, _keys(key, secrets), self.reading)
         if found is not None:
-            if await self._disabled(key):
+            if subscription is not None and subscription.id in self._disabled:
                 found = msgspec.structs.replace(found, state="suspended")
             known[name] = self.accounts[name] = found
-
-    async def _disabled(self, key: str) -> bool:
-        owner = subscription_id(part(key, "subscriptions") or "")
-        return _is_disabled(self._touched.get(owner) or await self._transaction.get(EVERYTHING, owner))
 
     async def _all(self, kind: str, under: str) -> list[Row]:
         return await self._transaction.list(EVERYTHING, kind, under=under)
@@ -341,8 +348,8 @@ async def declared_account(transaction: Transaction, world: World, key: str) -> 
         return None
     owner = await transaction.get(EVERYTHING, subscription_id(part(key, "subscriptions") or ""))
     known = {**world.subscriptions}
-    if owner is not None and (found := _subscription(owner, reader.reading)) is not None:
-        known[found.id] = found
+    if owner is not None:
+        reader._contract(owner.id.lower(), owner, known)
     await reader._client(key, known, {})
     _refuse(reader.reading, Code.INVALID_BODY, "the account is not valid")
     return next(iter(reader.accounts.values()), None)
@@ -361,9 +368,9 @@ def _present(found: Mapping[str, T | None]) -> dict[str, T]:
     return {name: each for name, each in found.items() if each is not None}
 
 
-def _is_disabled(subscription: Row | None) -> bool:
+def _is_disabled(subscription: Row) -> bool:
     """A subscription that is not in use suspends its accounts."""
-    return subscription is not None and _properties(subscription).get("state", "Enabled") != "Enabled"
+    return bool(_properties(subscription).get("state", "Enabled") != "Enabled")
 
 
 def _subscription(row: Row, reading: Reading) -> declared.Subscription | None:
