@@ -339,13 +339,14 @@ def until(condition: Callable[[], Any], what: str, limit_s: float = 20.0) -> Any
 
 
 class Gateway:
-    """A running `entrepot gateway`."""
+    """A running `entrepot gateway`, over the world's folder unless it follows a control plane (`--control` …)."""
 
     def __init__(self, world: World, home: Path, *arguments: str, tls: ssl.SSLContext | None = None) -> None:
         self.world = world
         self._out, self._err = home / "stdout", home / "stderr"
         self._audited = 0
-        command = [sys.executable, "-m", "entrepot", "gateway", "--world", str(world.folder), *arguments]
+        over = [] if "--control" in arguments else ["--world", str(world.folder)]
+        command = [sys.executable, "-m", "entrepot", "gateway", *over, *arguments]
         environ = {
             **os.environ,
             "UPSTREAM_KEY": world.upstream_key,
