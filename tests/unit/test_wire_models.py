@@ -7,7 +7,7 @@ import pytest
 from entrepot.wire.forms import Form
 from entrepot.wire.headers import relayed
 from entrepot.wire.models import Listed, item, listing
-from entrepot.wire.usage import Usage, usage_in_part, usage_of
+from entrepot.wire.usage import Usage, estimated, usage_in_part, usage_of
 
 CHAT = Listed("my-chat", "gpt-4o", "2024-11-20", "openai")
 CHAT_TOO = Listed("other", "gpt-4o", "2024-11-20", "openai")
@@ -86,3 +86,20 @@ def test_usage_of_a_whole_answer(body: bytes, usage: Usage | None) -> None:
 )
 def test_usage_of_an_answer_that_broke_off(body: bytes, usage: Usage | None) -> None:
     assert usage_in_part(body) == usage
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        (b'{"model":"a-long-name","messages":[{"role":"user","content":"twelve bytes"}]}', 3),
+        (b'{"messages":[{"role":"user","content":[{"type":"text","text":"\xc3\xa9\xc3\xa9\xc3\xa9"}]}]}', 2),
+        (b'{"prompt":["four","five!"],"user":"nobody"}', 3),
+        (b'{"choices":[{"message":{"role":"assistant","content":"12345678"},"finish_reason":"stop"}]}', 2),
+        (b'{"choices":[{"message":{"content":null,"tool_calls":[{"function":{"name":"f","arguments":"{}"}}]}}]}', 1),
+        (b'{"input":[1,2,3]}', 0),
+        (b"no JSON", 0),
+        (b"[" * 100_000, 0),
+    ],
+)
+def test_tokens_are_estimated_from_the_text(body: bytes, tokens: int) -> None:
+    assert estimated(body) == tokens

@@ -70,6 +70,8 @@ class Call:
     """What each try cost that did not give the client its answer, where it cost something."""
     first_byte_s: float | None = None
     relayed_events = 0
+    estimated = 0
+    """The tokens of a whole answer that reported none."""
     status = 0
     usage: Usage | None = None
     error: Error | None = None

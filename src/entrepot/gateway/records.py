@@ -20,10 +20,9 @@ from entrepot.policy import Decision as Decided
 from entrepot.policy.derive import principal_facts
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
 from entrepot.wire.body import Fields
-from entrepot.wire.usage import usage_in_part
+from entrepot.wire.usage import estimated, usage_in_part
 
 REMEMBERED = 16_384
-BYTES_PER_TOKEN = 4
 LONGEST_NAME = 256
 ANSWERS = ("application/json", "text/event-stream")
 
@@ -179,7 +178,7 @@ def outcome(call: Call, result: entries.Result, at_ms: int) -> bytes:
 
 
 def used(call: Call) -> Usage | msgspec.UnsetType:
-    """As the upstream reported it; else what was relayed is counted, one token an event, and the prompt estimated.
+    """As the upstream reported it; else a stream's events are counted, a token each, and everything else is estimated.
 
     An error that an upstream gave cost nothing.
     """
@@ -188,7 +187,10 @@ def used(call: Call) -> Usage | msgspec.UnsetType:
         return Usage(usage.cached, usage.completion, usage.prompt, usage.reasoning, "reported")
     if call.first_byte_s is None or call.status >= 400:
         return UNSET
-    return Usage(0, call.relayed_events, prompt_tokens(call), 0, "counted" if call.streams else "estimated")
+    prompt = estimated(call.exchange.request.body)
+    if call.streams:
+        return Usage(0, call.relayed_events, prompt, 0, "counted")
+    return Usage(0, call.estimated, prompt, 0, "estimated")
 
 
 def spent(call: Call, response: Response | None) -> Usage | msgspec.UnsetType:
@@ -201,9 +203,4 @@ def spent(call: Call, response: Response | None) -> Usage | msgspec.UnsetType:
     usage = usage_in_part(response.received)
     if usage is not None:
         return Usage(usage.cached, usage.completion, usage.prompt, usage.reasoning, "reported")
-    return Usage(0, 0, prompt_tokens(call), 0, "estimated")
-
-
-def prompt_tokens(call: Call) -> int:
-    """Estimated, where nobody counted them."""
-    return len(call.exchange.request.body) // BYTES_PER_TOKEN
+    return Usage(0, 0, estimated(call.exchange.request.body), 0, "estimated")

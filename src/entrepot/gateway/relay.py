@@ -14,7 +14,7 @@ from entrepot.http1.client import Fault
 from entrepot.wire.passed import passed_on
 from entrepot.wire.problems import render
 from entrepot.wire.sse import Relay, error_event
-from entrepot.wire.usage import usage_of
+from entrepot.wire.usage import estimated, usage_of
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ async def relay(call: Call, answer: Answer) -> None:
     body = answer.body
     if status < 400:
         call.usage = usage_of(body)
+        if call.usage is None and call.operation != "embeddings":
+            call.estimated = estimated(body)
     else:
         body = passed_on(status, body, call.form)
         answer.response.headers["content-type"] = "application/json"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 LONGEST_USAGE = 2048
+BYTES_PER_TOKEN = 4
+TEXTS = frozenset(
+    {"messages", "prompt", "input", "choices", "message", "content", "text", "tool_calls", "function", "arguments"}
+)
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
 
@@ -46,6 +50,7 @@ class _Chunk(msgspec.Struct):
 
 _answer = msgspec.json.Decoder(_Answer)
 _chunk = msgspec.json.Decoder(_Chunk)
+_any = msgspec.json.Decoder()
 
 
 def usage_of(body: bytes) -> Usage | None:
@@ -67,6 +72,26 @@ def usage_in_part(body: bytes) -> Usage | None:
         if usage is not None:
             return usage
     return None
+
+
+def estimated(body: bytes) -> int:
+    """The tokens in the text of a request or of a whole answer, about: one for four bytes. 0 for what is no JSON."""
+    try:
+        size = _size(_any.decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0
+    return -(-size // BYTES_PER_TOKEN)
+
+
+def _size(value: Any) -> int:
+    """Of the text in what models read and write."""
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "replace"))
+    if isinstance(value, list):
+        return sum(map(_size, value))
+    if isinstance(value, dict):
+        return sum(_size(value[name]) for name in TEXTS if name in value)
+    return 0
 
 
 def usage_of_chunk(data: bytes) -> tuple[Usage | None, bool]:
