@@ -25,7 +25,7 @@ def check_world(sheet: Sheet, place: Place) -> None:
     _check_sites(sheet, place)
     _check_egress(sheet, place)
     _check_owners(sheet)
-    _check_gateway(sheet)
+    check_gateway(sheet)
     _check_keys(sheet, place)
     _check_servable(sheet)
 
@@ -111,7 +111,8 @@ def _check_residency(ref: Reference, zones: dict[str, None], sheet: Sheet) -> No
     sheet.mistake(ref.path, f"`{ref.name}` is neither a territory nor the zone of a region", fix, ref.file)
 
 
-def _check_gateway(sheet: Sheet) -> None:
+def check_gateway(sheet: Sheet) -> None:
+    """What the keys of a gateway say together."""
     for row in _rows(sheet, "gateway"):
         gateway: Gateway | None = row.struct
         if gateway is None:

@@ -16,6 +16,7 @@ import msgspec
 
 from entrepot.resources import model as declared
 from entrepot.resources import schema, values
+from entrepot.resources.checking import check_gateway
 from entrepot.resources.ids import (
     access_id,
     account_id,
@@ -265,6 +266,8 @@ class Reading:
             given.setdefault("logName", gateway.name)
         of = gateway or settings
         found: declared.Gateway | None = self._read(of.id if of else "", "gateway", given, _FORMS["gateway"])
+        check_gateway(self.sheet)
+        self.sheet.rows.pop("gateway", None)  # a world has one gateway, a control plane many
         return found
 
     def place(self, file: str, path: Path) -> str:
