@@ -74,10 +74,10 @@ class Place:
         self._fleet = fleet
         self.token = plane.token("gw-1")
 
-    def gateway(self, *arguments: str) -> AbstractContextManager[Gateway]:
-        return self._fleet.gateway(
-            self.world, self.home, "--control", self.plane.url, "--data", str(self.home / "data"), *arguments
-        )
+    def gateway(self, *arguments: str, home: Path | None = None) -> AbstractContextManager[Gateway]:
+        home = home or self.home
+        data = str(home / "data")
+        return self._fleet.gateway(self.world, home, "--control", self.plane.url, "--data", data, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,26 @@ def test_changes_arrive_and_a_dead_control_plane_is_survived(place: Place, gatew
         plane.publish(published(3, place.sim.base_url, KANTO))
         plane.start()
         until(lambda: ask(again.data, body=BODY, key=fresh.key).status == 401, "the control plane is followed again")
+
+
+def test_a_start_does_without_what_does_not_compile_here(place: Place, tmp_path: Path) -> None:
+    """As after an update of the control plane alone. The gateway's own parent is the judge, not the seal."""
+    plane = place.plane
+    if not plane.running:
+        plane.start()
+    n = plane.published[-1].revision.n
+    plane.publish(published(n + 1, place.sim.base_url, KANTO))
+    with place.gateway("--enrol", plane.token("gw-2"), home=tmp_path) as gateway:
+        assert ask(gateway.data, PATHS[0], BODY, KANTO.key).status == 200
+        until(lambda: plane.asked[-1] == (f"1.{n + 1}", "true"), "it is kept")
+    whole = published(n + 2, place.sim.base_url, KANTO)
+    pack = replace(whole.world.packs[0], data=b"[pack]")
+    plane.publish(replace(whole, world=replace(whole.world, packs=(pack,))))
+    with place.gateway(home=tmp_path) as gateway:
+        assert ask(gateway.data, PATHS[0], BODY, KANTO.key).status == 200
+        until(lambda: gateway.readiness()["problem"], "it says what is wrong")
+        plane.publish(published(n + 3, place.sim.base_url, KANTO))
+        until(lambda: gateway.readiness()["revision"] == 1_000_000_000 + n + 3, "it is mended")
 
 
 @pytest.fixture

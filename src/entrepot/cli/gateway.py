@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -23,6 +24,7 @@ from entrepot.gateway.watch import Folder
 from entrepot.resources.problems import WorldInvalid
 from entrepot.telemetry.log import log_to_stderr
 
+log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False)
 
 World = Annotated[
@@ -86,14 +88,25 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
 async def _follow(
     url: str, token: str | None, data: Path, run: Callable[[Source], Coroutine[object, object, None]]
 ) -> None:
-    source = await _source(url, token, data)
+    known = await _enrolled(url, token, data)
+    source = ControlSource(known, data, url)
     try:
+        await run(source)
+    except WorldInvalid as invalid:  # raised before anything is opened
+        if not source.passed_over:
+            raise
+        log.error(
+            "what is published now cannot be served; starting with what ran",
+            extra={"fields": {"problem": str(invalid)}},
+        )
+        await source.close()
+        source = ControlSource(known, data, url, fresh=False)
         await run(source)
     finally:
         await source.close()
 
 
-async def _source(url: str, text: str | None, data: Path) -> ControlSource:
+async def _enrolled(url: str, text: str | None, data: Path) -> enrolment.Enrolled:
     """A token that was used here already is none: the command line of a service may keep it."""
     known = enrolment.enrolled(data)
     token = None if text is None else enrolment.read_token(text)
@@ -102,4 +115,4 @@ async def _source(url: str, text: str | None, data: Path) -> ControlSource:
         print(f"enrolled as {known.gateway} at {known.url}; what this gateway holds is in {data}", flush=True)
     if known is None:
         raise Error(Code.NOT_READY, f"this gateway is not enrolled, there is no `{data / CONTROL}`: {AFRESH}")
-    return ControlSource(known, data, url)
+    return known

@@ -45,8 +45,11 @@ class ControlSource:
     this gateway, signed by the control plane that it enrolled with, and not older than what it has.
     """
 
-    def __init__(self, enrolled: Enrolled, data: Path, url: str | None = None) -> None:
-        """`url` is where it is found now, if not where it was. Raises Error for a sealing key that is missing."""
+    def __init__(self, enrolled: Enrolled, data: Path, url: str | None = None, *, fresh: bool = True) -> None:
+        """`url` is where it is found now, if not where it was. Raises Error for a sealing key that is missing.
+
+        Not `fresh`: begin with what is on disk without asking first.
+        """
         self.problem: str | None = None
         self._enrolled = enrolled
         self._private = sealing_key(data)
@@ -56,6 +59,9 @@ class ControlSource:
         """The newest that was handed on."""
         self._runs: Revision | None = None
         self._ready = False
+        self._fresh = fresh
+        self.passed_over = False
+        """What is on disk was not what `first` began with: there is something else to start from."""
         self._look = False
         self._told = asyncio.Event()
         self._small = False
@@ -72,6 +78,8 @@ class ControlSource:
         if start is None:
             return await self._very_first()
         self._offered = start.revision
+        if not self._fresh:
+            return start
         try:
             async with asyncio.timeout(FRESH_S):
                 fetched = await self._fetch(start.revision, wait_s=0)
@@ -83,6 +91,7 @@ class ControlSource:
         if fetched is None:
             return start
         self._offer(fetched)
+        self.passed_over = True
         message = fetched.message
         return message if isinstance(message, Published) else applied(start, message)
 
