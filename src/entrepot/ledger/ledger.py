@@ -282,7 +282,8 @@ class Ledger:
         if self.problem is None:
             self._since_ms = self._clock_ms()
             self._refused = 0
-            log.error("the ledger cannot be written", extra={"fields": {"problem": str(failure)}}, exc_info=failure)
+            ours = None if isinstance(failure, OSError) else failure
+            log.error("the ledger cannot be written", extra={"fields": {"problem": str(failure)}}, exc_info=ours)
         self.problem = f"the ledger cannot be written: {failure}"
         waiting, self._pending = self._pending, _Pending()
         self._waiting = 0
