@@ -1,0 +1,574 @@
+"""What a change does, over real databases and a real ledger: all of it, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from msgspec.structs import replace
+
+from databases import Postgres, cluster
+from entrepot.errors import Code, Error
+from entrepot.ledger import entries
+from entrepot.ledger.faults import LedgerUnavailable
+from entrepot.ledger.read import entries_of, folders_of
+from entrepot.management.changes import Change, digest_of, now_ms
+from entrepot.management.control import Control
+from entrepot.management.enrol import enrol, make_token
+from entrepot.management.roles import DEFINITIONS, OPENAI_USER
+from entrepot.resources.documents import timestamp
+from entrepot.resources.ids import SETTINGS, access_id, account_id, deployment_id, subscription_id
+from entrepot.snapshot import Compiled, Delta, Published, applied, decode
+from entrepot.snapshot.revision import Revision
+from entrepot.snapshot.sealed import unseal
+from entrepot.storage import EVERYTHING, Row
+from worlds import ADMIN, RELEASE, demo_world, key_of, open_control, put_release, put_world
+
+SUBSCRIPTION = "11111111-1111-4111-8111-111111111111"
+ACCOUNT = account_id(SUBSCRIPTION, "rg-ai", "robotics-ai")
+DEPLOYMENT = deployment_id(ACCOUNT, "assistant")
+YANGTZE = access_id("organization", "yangtze-robotics")
+JAPAN = access_id("region", "japaneast")
+EDGE = access_id("gateway", "edge-1")
+
+Work = Callable[[Control, Path], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def _postgres() -> Iterator[Postgres]:
+    with cluster() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new, empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/control.db"
+    server: Postgres = request.getfixturevalue("_postgres")
+    return asyncio.run(server.create())
+
+
+def over(work: Work, data: Path, url: str | None = None) -> None:
+    """With the demo's world in it."""
+
+    async def run() -> None:
+        control = await open_control(data, url)
+        try:
+            await put_world(control, demo_world())
+            await work(control, data)
+        finally:
+            await control.close()
+
+    asyncio.run(run())
+
+
+async def row_of(control: Control, resource: str) -> Row:
+    found = await control.store.get(EVERYTHING, resource)
+    assert found is not None
+    return found
+
+
+async def write(control: Control, row: Row, body: dict[str, Any], **more: Any) -> Change:
+    async with control.change(ADMIN, "test/write") as change:
+        await change.put(
+            change.draft(row.id, row.kind, body, operator=row.operator, subscription=row.subscription), **more
+        )
+    return change
+
+
+async def scale(control: Control, capacity: int) -> Change:
+    row = await row_of(control, DEPLOYMENT)
+    return await write(control, row, {**row.body, "sku": {"name": "GlobalStandard", "capacity": capacity}})
+
+
+def properties(row: Row, **changed: Any) -> dict[str, Any]:
+    return {**row.body, "properties": {**row.body["properties"], **changed}}
+
+
+def changes_of(data: Path) -> list[tuple[str, entries.Change]]:
+    return [
+        (f"{read.origin}/{read.number}", entry)
+        for log in folders_of(data / "control" / "ledger")
+        for read in entries_of(log)
+        if isinstance(entry := entries.decode(read.entry), entries.Change)
+    ]
+
+
+def capacity_of(control: Control) -> int:
+    return control.snapshot.accounts["robotics-ai"].given.deployments[0].capacity
+
+
+async def refused(control: Control, work: Awaitable[Any]) -> Error:
+    """The Error that it raises; neither the database nor what is published changed."""
+    before, revision = await control.store.whole(), control.revision
+    with pytest.raises(Error) as caught:
+        await work
+    assert await control.store.whole() == before
+    assert control.revision == revision
+    return caught.value
+
+
+def test_a_change_is_in_the_database_in_the_ledger_and_published(tmp_path: Path, url: str) -> None:
+    async def work(control: Control, data: Path) -> None:
+        before = control.revision
+        change = await scale(control, 7)
+        recorded = change.recorded
+        assert recorded is not None
+        assert recorded.n == control.revision.n == before.n + 1
+        assert recorded.touched == (DEPLOYMENT,)
+        assert capacity_of(control) == 7
+        assert control.publisher.revision == control.revision
+        place, entry = changes_of(data)[-1]
+        assert (entry.id, entry.revision, entry.epoch) == (recorded.id, recorded.n, control.revision.epoch)
+        assert (entry.by, entry.action) == (ADMIN.principal, "test/write")
+        digest = digest_of(await row_of(control, DEPLOYMENT))
+        assert entry.resources == (entries.Touched(digest=digest, resource=DEPLOYMENT),)
+        for _ in range(100):  # where it stands is noted a moment later
+            if (kept := await control.store.recorded(recorded.n)) and kept.place is not None:
+                break
+            await asyncio.sleep(0.02)
+        assert kept is not None
+        assert kept.place == place
+
+    over(work, tmp_path, url)
+
+
+def test_after_a_start_all_is_as_before(tmp_path: Path, url: str) -> None:
+    async def work(control: Control, data: Path) -> None:
+        await scale(control, 9)
+
+    over(work, tmp_path, url)
+
+    async def again() -> None:
+        control = await open_control(tmp_path, url)
+        try:
+            assert capacity_of(control) == 9
+            assert control.revision.n == len(await control.store.since(0))
+            assert await control.store.unplaced() == []
+        finally:
+            await control.close()
+
+    asyncio.run(again())
+
+
+def test_mistakes_are_told_with_their_fields_and_change_nothing(tmp_path: Path) -> None:
+    async def work(control: Control, data: Path) -> None:
+        yangtze, account = await row_of(control, YANGTZE), await row_of(control, ACCOUNT)
+        deployment = await row_of(control, DEPLOYMENT)
+        cases: list[tuple[Row, dict[str, Any], Code, str, str]] = [
+            (yangtze, properties(yangtze, legalNam="x"), Code.INVALID_BODY, "properties.legalNam", "`legalName`"),
+            (yangtze, properties(yangtze, kycExpires="soon"), Code.INVALID_BODY, "properties.kycExpires", "RFC 3339"),
+            (
+                yangtze,
+                properties(yangtze, owners=[{"name": "A", "share": 120}]),
+                Code.INVALID_BODY,
+                "properties.owners[0].share",
+                "0 to 100",
+            ),
+            (
+                yangtze,
+                properties(yangtze, registration={"kind": "uscc", "number": "91110000600037341X"}),
+                Code.INVALID_BODY,
+                "properties.registration.number",
+                "check character",
+            ),
+            (account, {**account.body, "location": "nowhere"}, Code.CONFLICT, "location", "`japaneast`"),
+            (account, properties(account, residency=["apak"]), Code.CONFLICT, "properties.residency[0]", "`apac`"),
+            (
+                account,
+                properties(
+                    account,
+                    egress=[
+                        {"network": "192.0.2.0/24", "territory": "JP"},
+                        {"network": "192.0.2.0/28", "territory": "JP"},
+                    ],
+                ),
+                Code.CONFLICT,
+                "properties.egress[1].network",
+                "overlaps",
+            ),
+            (deployment, {**deployment.body, "sku": {"name": "Best"}}, Code.INVALID_BODY, "sku.name", "`Standard`"),
+            (
+                deployment,
+                properties(deployment, model={"name": "entrepot-tini", "version": "1"}),
+                Code.CONFLICT,
+                "properties.model.name",
+                "`entrepot-tiny@1`",
+            ),
+        ]
+        for row, body, code, target, text in cases:
+            error = await refused(control, write(control, row, body))
+            assert error.code is code, (target, error)
+            assert [detail.target for detail in error.details] == [target], error.details
+            assert text in error.details[0].message, error.details
+        assert len(changes_of(data)) == control.revision.n
+
+    over(work, tmp_path)
+
+
+def test_what_is_in_use_cannot_be_deleted(tmp_path: Path) -> None:
+    async def delete(control: Control, resource: str) -> None:
+        async with control.change(ADMIN, "test/delete") as change:
+            assert await change.delete(resource)
+
+    async def work(control: Control, data: Path) -> None:
+        for resource, user in (
+            (access_id("operator", "harbour"), "the region `japaneast`"),
+            (JAPAN, "the upstream `jp-1`"),
+            (access_id("provider", "openai"), "the upstream `jp-1`"),
+            (access_id("upstream", "jp-1"), "no upstream can serve"),
+            (YANGTZE, f"the subscription `{SUBSCRIPTION}`"),
+        ):
+            error = await refused(control, delete(control, resource))
+            assert error.code is Code.CONFLICT
+            assert user in error.message
+        await delete(control, ACCOUNT)
+        assert "robotics-ai" not in control.snapshot.accounts
+        assert [touched.digest for touched in changes_of(data)[-1][1].resources] == [entries.UNSET] * 2
+        await delete(control, subscription_id(SUBSCRIPTION))
+        await delete(control, YANGTZE)
+        assert [each.name for each in control.world.organizations] == ["meridian-labs"]
+
+    over(work, tmp_path)
+
+
+def test_a_stale_etag_changes_nothing(tmp_path: Path, url: str) -> None:
+    async def work(control: Control, data: Path) -> None:
+        row = await row_of(control, DEPLOYMENT)
+        await scale(control, 3)
+        error = await refused(control, write(control, row, row.body, if_match=row.etag))
+        assert error.code is Code.PRECONDITION_FAILED
+
+    over(work, tmp_path, url)
+
+
+def test_what_fails_inside_the_block_changes_nothing(tmp_path: Path, url: str) -> None:
+    async def half(control: Control) -> None:
+        async with control.change(ADMIN, "test/write") as change:
+            await change.delete(DEPLOYMENT)
+            raise Error(Code.ACCESS_DENIED, "second thoughts")
+
+    async def work(control: Control, data: Path) -> None:
+        assert (await refused(control, half(control))).code is Code.ACCESS_DENIED
+        await scale(control, 4)  # the writer's lock is free
+        async with control.change(ADMIN, "test/read") as change:
+            await change.get(EVERYTHING, DEPLOYMENT)
+        assert change.recorded is None
+
+    over(work, tmp_path, url)
+
+
+def test_a_caller_that_goes_away_leaves_no_half_of_a_change(tmp_path: Path, url: str) -> None:
+    async def work(control: Control, data: Path) -> None:
+        for delay in range(25):
+            asked = asyncio.ensure_future(scale(control, 100 + delay))
+            await asyncio.sleep(delay / 1000)
+            asked.cancel()
+            await asyncio.wait([asked])
+            row = await row_of(control, DEPLOYMENT)
+            assert capacity_of(control) == row.body["sku"]["capacity"]
+            assert control.revision.n == (await control.store.revision())[1] == len(changes_of(data))
+
+    over(work, tmp_path, url)
+
+
+def test_many_at_once_take_turns(tmp_path: Path, url: str) -> None:
+    async def add(control: Control, number: int) -> None:
+        async with control.change(ADMIN, "test/write") as change:
+            model = {"format": "OpenAI", "name": "entrepot-tiny", "version": "1"}
+            body = {"sku": {"name": "GlobalStandard", "capacity": number}, "properties": {"model": model}}
+            await change.put(
+                change.draft(deployment_id(ACCOUNT, f"d-{number}"), "deployment", body, subscription=SUBSCRIPTION)
+            )
+
+    async def work(control: Control, data: Path) -> None:
+        await asyncio.gather(*(add(control, number) for number in range(1, 21)))
+        assert len(control.snapshot.accounts["robotics-ai"].deployments) == 21
+        numbers = [change.revision for _, change in changes_of(data)]
+        assert numbers == list(range(1, control.revision.n + 1))
+
+    over(work, tmp_path, url)
+
+
+def test_keys_go_out_as_hashes_and_change_at_once(tmp_path: Path) -> None:
+    async def work(control: Control, data: Path) -> None:
+        old, new = key_of("robotics-ai").encode(), b"a-fresh-key"
+        assert sha256(old).digest() in control.snapshot.keys
+        async with control.change(ADMIN, "test/regenerateKey/action") as change:
+            await change.put_secret(f"{ACCOUNT.lower()}/key1", new)
+        assert change.recorded is not None
+        assert change.recorded.touched == (ACCOUNT,)
+        assert sha256(old).digest() not in control.snapshot.keys
+        assert control.snapshot.keys[sha256(new).digest()].name == "key1"
+        assert new not in (data / "control.db").read_bytes()
+
+    over(work, tmp_path)
+
+
+def test_a_subscription_passes_on_its_contract_and_its_state(tmp_path: Path) -> None:
+    async def work(control: Control, data: Path) -> None:
+        row = await row_of(control, subscription_id(SUBSCRIPTION))
+        account = await row_of(control, ACCOUNT)
+        # What a tenant writes into the account counts for nothing.
+        await write(control, account, properties(account, channel="direct", operator="harbour", keys={"key1": "x"}))
+        given = control.snapshot.accounts["robotics-ai"].given
+        assert (given.channel, given.operator) == ("cloud", "bluewater")
+        await write(control, row, properties(row, state="Disabled"))
+        assert control.snapshot.accounts["robotics-ai"].given.state == "suspended"
+        await write(control, row, properties(row, state="Enabled", channel="direct"))
+        given = control.snapshot.accounts["robotics-ai"].given
+        assert (given.state, given.channel) == ("active", "direct")
+
+    over(work, tmp_path)
+
+
+def test_soft_deleted_and_recovered(tmp_path: Path) -> None:
+    async def work(control: Control, data: Path) -> None:
+        before = control.world
+        async with control.change(ADMIN, "test/delete") as change:
+            assert len(await change.soft_delete(ACCOUNT, now_ms() + 1_000_000)) == 2
+        assert "robotics-ai" not in control.snapshot.accounts
+        async with control.change(ADMIN, "test/recover") as change:
+            assert len(await change.recover(ACCOUNT)) == 2
+        assert sorted(control.world.accounts, key=str) == sorted(before.accounts, key=str)
+
+    over(work, tmp_path)
+
+
+def test_role_assignments_become_grants(tmp_path: Path) -> None:
+    oid = "aaaaaaaa-0000-4000-8000-000000000001"
+
+    async def work(control: Control, data: Path) -> None:
+        async with control.change(ADMIN, "test/write") as change:
+            body = {"properties": {"appId": oid, "displayName": "ci", "state": "Enabled"}}
+            await change.put(change.draft(access_id("principal", "ci"), "principal", body))
+            assigned = {
+                "properties": {"roleDefinitionId": DEFINITIONS + OPENAI_USER, "principalId": oid, "scope": ACCOUNT}
+            }
+            at = f"{ACCOUNT}/providers/Microsoft.Authorization/roleAssignments/bbbbbbbb-0000-4000-8000-000000000001"
+            await change.put(change.draft(at, "roleAssignment", assigned, subscription=SUBSCRIPTION))
+        assert control.snapshot.grants == {oid: (ACCOUNT.lower(),)}
+        async with control.change(ADMIN, "test/delete") as change:
+            await change.delete(at)
+        assert control.snapshot.grants == {}
+
+    over(work, tmp_path)
+
+
+def test_while_the_ledger_cannot_be_written_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(control: Control, data: Path) -> None:
+        control.ledger.problem = "the disk is full"
+        error = await refused(control, scale(control, 5))
+        assert error.code is Code.LEDGER_UNAVAILABLE
+        control.ledger.problem = None
+        await scale(control, 6)
+        # It fails once the change is committed: the answer says so, and it takes effect when it is recorded.
+        append = control.ledger.append
+
+        async def fail(entry: bytes) -> Any:
+            raise LedgerUnavailable("the disk is full")
+
+        monkeypatch.setattr(control.ledger, "append", fail)
+        with pytest.raises(Error) as caught:
+            await scale(control, 8)
+        assert caught.value.name == "ChangeNotRecorded"
+        assert capacity_of(control) == 6
+        with pytest.raises(Error) as caught:
+            await scale(control, 11)
+        assert caught.value.name == Code.LEDGER_UNAVAILABLE.label
+        monkeypatch.setattr(control.ledger, "append", append)
+        await until(lambda: capacity_of(control) == 8)
+        await scale(control, 12)
+        ids = [change.id for _, change in changes_of(data)]
+        assert len(ids) == len(set(ids)) == control.revision.n
+
+    over(work, tmp_path)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if true():
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("it did not come")
+
+
+def test_a_release_takes_effect_at_its_instant(tmp_path: Path) -> None:
+    async def work(control: Control, data: Path) -> None:
+        before = control.program.release
+        later = access_id("policyRelease", "second")
+        async with control.change(ADMIN, "test/schedule") as change:
+            await put_release(change, strict(), later, enforce=False)
+            row = await change.get(EVERYTHING, later)
+            assert row is not None
+            body = properties(row, state="scheduled", effectiveAt=timestamp(now_ms() + 1_500))
+            await change.put(change.draft(later, "policyRelease", body))
+        assert control.program.release == before
+        await until(lambda: control.program.release != before)
+        assert (await row_of(control, RELEASE)).body["properties"]["state"] == "superseded"
+        assert (await row_of(control, later)).body["properties"]["state"] == "inForce"
+        _, entry = changes_of(data)[-1]
+        assert entry.action == "Entrepot.Access/policyReleases/takeEffect"
+        async with control.change(ADMIN, "test/rollback") as change:
+            await change.enforce(RELEASE)
+        assert control.program.release == before
+
+    over(work, tmp_path)
+
+
+def strict() -> Any:
+    world = demo_world()
+    return replace(world, packs=world.packs[:1])
+
+
+def test_a_release_that_cannot_take_effect_is_refused_before(tmp_path: Path) -> None:
+    async def schedule(control: Control) -> None:
+        async with control.change(ADMIN, "test/schedule") as change:
+            body = {"properties": {"packs": [{"name": "x", "text": "[pack"}], "state": "scheduled"}}
+            await change.put(change.draft(access_id("policyRelease", "bad"), "policyRelease", body))
+
+    async def work(control: Control, data: Path) -> None:
+        assert (await refused(control, schedule(control))).code is Code.INVALID_BODY
+
+    over(work, tmp_path)
+
+
+def test_deploying_is_decided_and_written_down(tmp_path: Path) -> None:
+    async def work(control: Control, data: Path) -> None:
+        async with control.change(ADMIN, "test/write") as change:
+            site = {"properties": {"network": "127.0.0.0/8", "territory": "CN", "networkClass": "business"}}
+            await change.put(change.draft(access_id("site", "127.0.0.0-8"), "site", site))
+        account = await control.declared_account(ACCOUNT)
+        verdict = await control.judge("deploy", "127.0.0.1", {}, account, account.deployments[0], actor=ADMIN)
+        assert verdict.permit, verdict
+        yangtze = await row_of(control, YANGTZE)
+        await write(control, yangtze, properties(yangtze, entityType="individual"))
+        for operation, deployment in (("deploy", account.deployments[0]), ("subscribe", None)):
+            verdict = await control.judge(operation, "127.0.0.1", {}, account, deployment, actor=ADMIN)
+            assert (verdict.permit, verdict.code) == (False, "not_eligible")
+            assert "eligible enterprises" in verdict.reason["en"]
+        held = {
+            f"{read.origin}/{read.number}": entries.decode(read.entry)
+            for log in folders_of(data / "control" / "ledger")
+            for read in entries_of(log)
+        }
+        decision = held[verdict.place]
+        assert isinstance(decision, entries.Decision)
+        assert (decision.operation, decision.admitted, decision.code) == ("subscribe", False, "not_eligible")
+        assert decision.revision == control.revision.number()
+
+    over(work, tmp_path)
+
+
+def test_gateways_enrol_once_and_follow(tmp_path: Path) -> None:
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "ca" / "ca.pem").write_bytes(trustme.CA().cert_pem.bytes())
+    private = X25519PrivateKey.generate()
+
+    async def work(control: Control, data: Path) -> None:
+        async with control.change(ADMIN, "test/write") as change:
+            body = {"properties": {"listen": "127.0.0.1:0", "territory": "JP"}}
+            await change.put(change.draft(EDGE, "gateway", body))
+            await change.put(change.draft(SETTINGS, "settings", {"properties": {"dataDomain": "models.example"}}))
+        token, expires_ms = await make_token(control, ADMIN, "edge-1")
+        assert expires_ms > now_ms()
+        sealing = private.public_key().public_bytes_raw()
+        wrong = token[:-1] + ("0" if token[-1] != "0" else "1")
+        with pytest.raises(Error) as caught:
+            await enrol(control, wrong, sealing, "0", "127.0.0.1")
+        assert caught.value.code is Code.UNAUTHENTICATED
+        told = await enrol(control, token, sealing, "0", "127.0.0.1")
+        with pytest.raises(Error):
+            await enrol(control, token, sealing, "0", "127.0.0.1")
+        secret = str(told["secret"])
+        assert secret.encode() not in await asyncio.to_thread((data / "control.db").read_bytes)
+        verifier = base64.b64decode(str(told["verifier"]))
+
+        async def fetch(held: Revision | None, wait_s: float = 5) -> Published | Delta | None:
+            sent = await control.publisher.send("edge-1", secret, held, wait_s)
+            if sent is None:
+                return None
+            found = unseal(sent[1], private=private, verifier=verifier, gateway="edge-1", held=held)
+            assert found.revision == sent[0]
+            return decode(found.message)
+
+        whole = await fetch(None)
+        assert isinstance(whole, Published)
+        gateway = whole.world.gateway
+        assert (gateway.log_name, gateway.territory, gateway.data_domain) == ("edge-1", "JP", "models.example")
+        running = Compiled.whole(whole)
+        assert await fetch(running.revision, 0.05) is None
+        waiting = asyncio.ensure_future(fetch(running.revision))
+        await asyncio.sleep(0.05)
+        await scale(control, 21)
+        delta = await waiting
+        assert isinstance(delta, Delta)
+        # Several changes since come as one.
+        await scale(control, 22)
+        async with control.change(ADMIN, "test/delete") as change:
+            await change.delete(DEPLOYMENT)
+        merged = await fetch(running.revision)
+        assert isinstance(merged, Delta)
+        assert (merged.after, merged.revision) == (running.revision, control.revision)
+        running = running.changed(merged)
+        assert sorted(running.published().world.accounts, key=str) == sorted(control.world.accounts, key=str)
+        assert applied(whole, merged).revision == control.revision
+        # The catalogue, the settings, and what concerns this gateway come as a whole.
+        region = await row_of(control, JAPAN)
+        await write(control, region, properties(region, displayName="Edo"))
+        whole = await fetch(running.revision)
+        assert isinstance(whole, Published)
+        assert whole.world.regions[0].display_name == "Edo"
+        edge = await row_of(control, EDGE)
+        await write(control, edge, properties(edge, territory="SG"))
+        whole = await fetch(whole.revision)
+        assert isinstance(whole, Published)
+        assert whole.world.gateway.territory == "SG"
+        waiting = asyncio.ensure_future(fetch(whole.revision))
+        await asyncio.sleep(0.05)
+        async with control.change(ADMIN, "test/delete") as change:
+            await change.delete(EDGE)
+            await change.forget_secrets(f"{EDGE.lower()}/")
+        with pytest.raises(Error) as caught:
+            await waiting
+        assert caught.value.code is Code.UNAUTHENTICATED
+
+    over(work, tmp_path)
+
+
+def test_two_control_planes_over_one_database(tmp_path: Path, url: str) -> None:
+    async def work(first: Control, data: Path) -> None:
+        second = await open_control(tmp_path / "second", url, name="control-2")
+        try:
+            assert second.revision == first.revision
+            assert second.publisher.verifier == first.publisher.verifier
+            await scale(first, 31)
+            await until(lambda: capacity_of(second) == 31)
+            await asyncio.gather(*(scale(each, 40 + at) for at in range(5) for each in (first, second)))
+            await until(lambda: first.revision == second.revision)
+            assert capacity_of(first) == capacity_of(second)
+            ids = [change.id for folder in (data, tmp_path / "second") for _, change in changes_of(folder)]
+            assert len(ids) == len(set(ids)) == first.revision.n
+        finally:
+            await second.close()
+
+    over(work, tmp_path, url)
+
+
+def test_a_restored_database_begins_an_epoch(tmp_path: Path) -> None:
+    async def work(control: Control, data: Path) -> None:
+        before = control.revision
+        await control.store.raise_epoch()
+        await until(lambda: control.revision.epoch == before.epoch + 1)
+        await scale(control, 3)
+        assert changes_of(data)[-1][1].epoch == before.epoch + 1
+
+    over(work, tmp_path)
