@@ -233,7 +233,10 @@ async def _adfs(request: Request) -> Response:
 
 
 async def _entra(request: Request) -> Response:
-    base, tenant = _base(request), _tenant(request)
+    try:
+        base, tenant = _base(request), _tenant(request)
+    except OAuthError as refused:
+        return _refusal(request, refused)
     found = _discovery(f"{base}/{tenant}/v2.0", f"{base}/{tenant}/oauth2/v2.0/token", f"{base}/adfs/discovery/keys")
     return answer(found)
 
