@@ -1,7 +1,8 @@
 """With ENTREPOT_COMPILE=1 the wheel's hot modules are compiled by mypyc; without, it is pure Python. The source is one.
 
 Which modules: those that run for every call or every chunk, but for those that decode JSON into their own structs
-(msgspec cannot read the annotations of a compiled module) and those whose classes are inherited from (`http1/server`).
+(msgspec cannot read the annotations of a compiled module), those whose classes are inherited from (`http1/server`), and
+`snapshot`: compiled code never lets go of the interpreter, and a large world is compiled beside calls.
 `make test-compiled` runs the tests on them, but for unit tests that hand compiled functions stand-ins.
 """
 
@@ -31,7 +32,6 @@ HOT = (
     *("http1/client", "http1/clock", "http1/connection", "http1/exchange", "http1/head", "http1/message"),
     *("http1/response", "http1/run", "http1/upstream"),
     *("origin/resolve", "policy/program"),
-    *("snapshot/clients", "snapshot/compiled", "snapshot/model", "snapshot/targets"),
     *("wire/body", "wire/headers", "wire/sse"),
 )
 

@@ -1,4 +1,7 @@
-"""What a gateway's parent and its workers say to each other: MessagePack, each message behind its length."""
+"""What a gateway's parent and its workers say to each other: MessagePack, each message behind its length.
+
+A publication goes in parts: ten megabytes copied at one go are a pause for the calls of a worker.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,23 @@ import msgspec
 from entrepot.snapshot import Revision
 from entrepot.telemetry.metrics import Report
 
+PART = 262_144
+
 
 class Load(msgspec.Struct, frozen=True, tag=True):
     """Parent to worker: compile this publication and serve it. The parent has compiled the same already.
 
-    `data` is what `snapshot.encode` made, of a Published if `whole`, else of a Delta.
+    `data` is the last of what `snapshot.encode` made, of a Published if `whole`, else of a Delta. The rest came before.
     """
 
     revision: Revision
     whole: bool
+    data: bytes
+
+
+class Part(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: the beginning of the next `Load`'s data, or more of it."""
+
     data: bytes
 
 
@@ -60,7 +71,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     report: Report
 
 
-Message = Load | Ask | Drain | Loaded | Behind | Rejected | Status
+Message = Load | Part | Ask | Drain | Loaded | Behind | Rejected | Status
 
 _decoder = msgspec.msgpack.Decoder(Message)
 
@@ -71,6 +82,7 @@ class Channel:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._loading = asyncio.Lock()
 
     @classmethod
     async def over(cls, sock: socket.socket) -> Channel:
@@ -80,6 +92,14 @@ class Channel:
         data = msgspec.msgpack.encode(message)
         self._writer.write(len(data).to_bytes(4, "big") + data)
         await self._writer.drain()
+
+    async def load(self, message: Load) -> None:
+        """Send a publication, in parts."""
+        last = max(0, len(message.data) - 1) // PART * PART
+        async with self._loading:  # parts of two must not mix
+            for at in range(0, last, PART):
+                await self.send(Part(message.data[at : at + PART]))
+            await self.send(Load(message.revision, message.whole, message.data[last:]))
 
     async def receive(self) -> Message | None:
         try:

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Message, Rejected, Status
+from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Rejected, Status
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.snapshot import Revision
 from entrepot.telemetry.metrics import Report, lasting
@@ -144,13 +144,15 @@ class Hand:
             self.kill()
             await self._process.wait()
 
-    async def _tell(self, message: Message) -> None:
+    async def _tell(self, message: Ask | Drain | Load) -> None:
         """A worker that takes nothing for `STUCK_S` is ended; its successor begins with the files as they are then."""
         if self._channel is None:
             return
         try:
             with contextlib.suppress(ConnectionError):  # it has just ended
-                await asyncio.wait_for(self._channel.send(message), STUCK_S)
+                channel = self._channel
+                send = channel.load(message) if isinstance(message, Load) else channel.send(message)
+                await asyncio.wait_for(send, STUCK_S)
         except TimeoutError:
             self._end_stuck()
 

@@ -132,7 +132,7 @@ class Parent:
     def _compile(self, message: Published | Delta) -> Compiled:
         """Here first, so that no worker ever sees a world that does not compile."""
         if isinstance(message, Published):
-            compiled = Compiled.whole(message)
+            compiled = Compiled.whole(message, self._compiled)
         else:
             assert self._compiled is not None
             compiled = self._compiled.changed(message)

@@ -24,16 +24,22 @@ class Retired:
         self._generation = [*(each for each in self._generation if each() is not None), ref(snapshot)]
 
     def retire(self, compiled: Compiled) -> None:
-        """A new whole is in force. The caller drops `compiled`; calls that began under it may go on for minutes."""
-        # INVARIANT: whatever is freed last of all is freed here, so nothing is freed here while a call still holds it.
-        self._free(compiled.parts(), self._generation)
+        """A new whole is in force, and the caller lets go of `compiled`. Calls under it may go on for minutes."""
+        self._free([*compiled.tables()], self._generation)
         self._generation = []
 
-    def _free(self, parts: list[Any], generation: list[ref[Snapshot]]) -> None:
+    def _free(self, tables: list[dict[Any, Any]], generation: list[ref[Snapshot]]) -> None:
         loop = asyncio.get_running_loop()
+        # INVARIANT: these tables are emptied only when no snapshot is left that could be asked by them.
         if any(snapshot() is not None for snapshot in generation):
-            loop.call_later(LOOK_S, self._free, parts, generation)
+            loop.call_later(LOOK_S, self._free, tables, generation)
             return
-        del parts[-SLICE:]
-        if parts:
-            loop.call_later(PAUSE_S, self._free, parts, generation)
+        left = SLICE
+        while tables and left:
+            if tables[-1]:
+                tables[-1].popitem()
+                left -= 1
+            else:
+                tables.pop()
+        if tables:
+            loop.call_later(PAUSE_S, self._free, tables, generation)

@@ -16,7 +16,7 @@ from pathlib import Path
 import uvloop
 
 from entrepot.config import Config
-from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Rejected, Status
+from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Part, Rejected, Status
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.retired import Retired
 from entrepot.gateway.serve import Gateway
@@ -50,15 +50,19 @@ class Worker:
         self._tls: ssl.SSLContext | None = None
         self._compiled: Compiled | None = None
         self._retired = Retired()
-        self._loads: asyncio.Queue[Load] = asyncio.Queue()
+        self._parts: list[bytes] = []
+        self._loads: asyncio.Queue[tuple[Load, list[bytes]]] = asyncio.Queue()
         self._drain_s = 0.0
 
     async def run(self) -> None:
         tasks = [asyncio.create_task(self._age()), asyncio.create_task(self._take_loads())]
         while (message := await self._channel.receive()) is not None:
             match message:
+                case Part():
+                    self._parts.append(message.data)
                 case Load():
-                    self._loads.put_nowait(message)
+                    self._loads.put_nowait((message, [*self._parts, message.data]))
+                    self._parts.clear()
                 case Ask():
                     await self._channel.send(self._status())
                 case Drain():
@@ -81,12 +85,11 @@ class Worker:
         while True:
             waiting = [await self._loads.get()]
             while not self._loads.empty():
-                message = self._loads.get_nowait()
-                if message.whole:
-                    waiting.clear()
-                waiting.append(message)
-            for message in waiting:
-                await self._load(message)
+                waiting.append(self._loads.get_nowait())
+                if waiting[-1][0].whole:
+                    del waiting[:-1]
+            for message, parts in waiting:
+                await self._load(message, parts)
 
     async def _age(self) -> None:
         while True:
@@ -94,12 +97,12 @@ class Worker:
             if self._gateway is not None:
                 self._gateway.age()
 
-    async def _load(self, message: Load) -> None:
+    async def _load(self, message: Load, parts: list[bytes]) -> None:
         before = self._compiled
         try:
             # Compiled beside the loop: calls go on meanwhile, under the snapshot before.
             with undisturbed(lasting=message.whole):
-                compiled = await asyncio.to_thread(compile_next, before, message.data)
+                compiled = await asyncio.to_thread(compile_next, before, parts)
             if compiled is None:
                 await self._channel.send(Behind())
                 return
@@ -154,11 +157,11 @@ class Worker:
         return Status(revision, connections, unhealthy, geo_problem, self._ledger.problem, metrics.report())
 
 
-def compile_next(before: Compiled | None, data: bytes) -> Compiled | None:
+def compile_next(before: Compiled | None, parts: list[bytes]) -> Compiled | None:
     """None for a change that is not one to what was before. Raises WorldInvalid."""
-    message = decode(data)
+    message = decode(b"".join(parts))
     if not isinstance(message, Delta):
-        return Compiled.whole(message)
+        return Compiled.whole(message, before)
     if before is None or before.revision != message.after:
         return None
     return before.changed(message)

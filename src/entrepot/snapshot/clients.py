@@ -71,16 +71,8 @@ class Clients:
         made._check(subscriptions, accounts)
         return made, accounts
 
-    def parts(self) -> list[object]:
-        """All clients, and the groups by which they are found."""
-        tables: tuple[dict[str, Any], ...] = (
-            self.accounts,
-            self.subscriptions,
-            self.organizations,
-            self._accounts_of,
-            self._subscriptions_of,
-        )
-        return [each for table in tables for each in table.values()]
+    def tables(self) -> tuple[dict[str, Any], ...]:
+        return (self.accounts, self.subscriptions, self.organizations, self._accounts_of, self._subscriptions_of)
 
     def _drop(self, kind: Kind, name: str, *, replaced: bool = False) -> None:
         """Forget a client; one that is replaced keeps its place in the order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 
@@ -43,14 +44,18 @@ class Compiled:
         self._operators = frozenset(operator.name for operator in catalogue.operators)
 
     @classmethod
-    def whole(cls, published: Published) -> Compiled:
-        """Raises WorldInvalid with the first mistake; one of the policy's packs is told with all the others of them."""
-        world = published.world
-        program = compile_policy(world.packs)
+    def whole(cls, published: Published, before: Compiled | None = None) -> Compiled:
+        """Raises WorldInvalid with the first mistake; one of the policy's packs is told with all the others of them.
+
+        `before` lends what is the same in both and remembers: the policy's program, the issuer's verified tokens.
+        """
+        world, last = published.world, None if before is None else before.snapshot
+        program = last.program if last is not None and last.packs == world.packs else compile_policy(world.packs)
+        tokens = last.tokens if last is not None and last.issuer == published.issuer else _verifier(published.issuer)
         try:
             targets = Targets(world, program, published.secrets)
             clients = Clients(world.organizations, world.subscriptions, world.accounts)
-            compiled = cls(_frame(published, program), bare(world), clients, targets, published.secrets)
+            compiled = cls(_frame(published, program, tokens), bare(world), clients, targets, published.secrets)
             compiled._fill(compiled.snapshot.accounts, compiled.snapshot.keys, clients.accounts)
         except Error as error:
             raise unfit(error.message, "provide it, then start or reload") from error
@@ -97,9 +102,9 @@ class Compiled:
         )
         return Published(self.revision, world, dict(self._secrets), self.snapshot.issuer, self.snapshot.grants)
 
-    def parts(self) -> list[object]:
-        """All that there are thousands of, so that the last holder can let go of it in slices."""
-        return [*self.snapshot.keys.values(), *self.snapshot.accounts.values(), *self._clients.parts()]
+    def tables(self) -> tuple[dict[Any, Any], ...]:
+        """All that holds thousands of things: whoever is the last to hold them can let go of them in slices."""
+        return (self.snapshot.keys, self.snapshot.accounts, *self._clients.tables())
 
     def _fill(self, accounts: dict[str, Account], keys: dict[bytes, Key], names: Iterable[str]) -> None:
         for name in names:
@@ -142,7 +147,7 @@ def compile_policy(packs: tuple[declared.PackSource, ...]) -> Program:
         ) from invalid
 
 
-def _frame(published: Published, program: Program) -> Snapshot:
+def _frame(published: Published, program: Program, tokens: Verifier | None) -> Snapshot:
     """The snapshot without accounts and keys."""
     world, gateway = published.world, published.world.gateway
     geo = Geo.open(gateway.geo, time.time_ns() // 1_000_000)
@@ -159,12 +164,14 @@ def _frame(published: Published, program: Program) -> Snapshot:
         {},
         {upstream.name: (endpoint_of(upstream), upstream.timeouts) for upstream in world.upstreams},
         published.issuer,
-        None if published.issuer is None else _verifier(published.issuer),
+        tokens,
         published.grants,
     )
 
 
-def _verifier(issuer: Issuer) -> Verifier:
+def _verifier(issuer: Issuer | None) -> Verifier | None:
+    if issuer is None:
+        return None
     try:
         return Verifier(issuer.url, issuer.keys, issuer.audiences)
     except ValueError as error:

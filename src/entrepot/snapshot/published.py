@@ -67,9 +67,9 @@ class Delta(msgspec.Struct, frozen=True):
 class _Pieces(msgspec.Struct, frozen=True):
     """The clients, each piece a MessagePack array of at most `PIECE` of them."""
 
-    organizations: list[bytes]
-    subscriptions: list[bytes]
-    accounts: list[bytes]
+    organizations: list[memoryview]
+    subscriptions: list[memoryview]
+    accounts: list[memoryview]
 
 
 class _Whole(msgspec.Struct, frozen=True, tag="published"):
@@ -119,15 +119,15 @@ def decode(data: bytes) -> Published | Delta:
     return published
 
 
-def _pieces(items: Sequence[object]) -> Iterator[bytes]:
+def _pieces(items: Sequence[object]) -> Iterator[memoryview]:
     for at in range(0, len(items), PIECE):
-        yield msgspec.msgpack.encode(items[at : at + PIECE])
+        yield memoryview(msgspec.msgpack.encode(items[at : at + PIECE]))
 
 
 Item = TypeVar("Item")
 
 
-def _joined(pieces: Iterable[bytes], read: Callable[[bytes], tuple[Item, ...]]) -> tuple[Item, ...]:
+def _joined(pieces: Iterable[memoryview], read: Callable[[memoryview], tuple[Item, ...]]) -> tuple[Item, ...]:
     return tuple(chain.from_iterable([read(piece) for piece in pieces]))
 
 
