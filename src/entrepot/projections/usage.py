@@ -81,7 +81,7 @@ class Sums(msgspec.Struct):
 COUNTS = Sums.__struct_fields__[:-1]
 
 
-class _Subject(NamedTuple):
+class Subject(NamedTuple):
     """What a decision was about. `regions` is by upstream."""
 
     account: str
@@ -125,50 +125,52 @@ class Usage:
 
     With prices, what tokens cost is summed too. `without_outcome` are then the admitted decisions that have no outcome,
     `without_decision` the outcomes that have none, or that have one that had its outcome already: not counted.
+    `waiting` are the admitted decisions without an outcome so far, by their places, and `early` the outcomes without a
+    decision so far: who adds up in steps keeps them from one to the next.
     """
 
     def __init__(self, prices: Prices | None = None, window: Window = ALWAYS) -> None:
         self.cells: dict[Cell, Sums] = {}
         self.without_outcome: list[str] = []
         self.without_decision: list[str] = []
+        self.waiting: dict[str, tuple[int, Subject]] = {}
+        self.early: dict[str, list[Outcome]] = {}
         self._prices = prices
         self._window = window
-        self._waiting: dict[str, tuple[int, _Subject]] = {}
-        self._early: dict[str, list[Outcome]] = {}
-        self._subjects: dict[Key, _Subject] = {}
+        self._subjects: dict[Key, Subject] = {}
 
     def take(self, read: Read) -> None:
         """Raises msgspec.DecodeError for a decision or outcome that is none."""
         entry = read.entry
         if entry.startswith(OUTCOME):
             outcome = _outcome(entry[len(OUTCOME) - 1 : -1])
-            waiting = self._waiting.pop(outcome.decision, None)
+            waiting = self.waiting.pop(outcome.decision, None)
             if waiting is None:
-                self._early.setdefault(outcome.decision, []).append(outcome)
+                self.early.setdefault(outcome.decision, []).append(outcome)
             else:
                 self._book(*waiting, outcome)
         elif entry.startswith(ADMITTED):
             at_ms, key = split(entry)
             place, about = f"{read.origin}/{read.number}", (at_ms, self._subject(key, entry))
-            early = self._early.get(place)
+            early = self.early.get(place)
             if early is None:
-                self._waiting[place] = about
+                self.waiting[place] = about
                 return
             self._book(*about, early.pop(0))
             if not early:
-                del self._early[place]
+                del self.early[place]
 
     def finish(self) -> None:
         """Book the calls that have no outcome."""
-        for place, (at_ms, subject) in self._waiting.items():
+        for place, (at_ms, subject) in self.waiting.items():
             if at_ms in self._window:
                 sums = self._sums(subject, "", at_ms)
                 sums.calls += 1
                 sums.open += 1
                 self.without_outcome.append(place)
-        self.without_decision += [place for place, early in self._early.items() for _ in early]
+        self.without_decision += [place for place, early in self.early.items() for _ in early]
 
-    def _subject(self, key: Key, entry: bytes) -> _Subject:
+    def _subject(self, key: Key, entry: bytes) -> Subject:
         found = self._subjects.get(key)
         if found is None:
             if len(self._subjects) >= REMEMBERED:
@@ -176,11 +178,11 @@ class Usage:
             decision = _decision(entry[12:-1])
             given = decision.deployment
             regions = {one.upstream: one.facts.region for one in decision.candidates}
-            found = _Subject(decision.client.account, given.name, given.model, given.version, regions)
+            found = Subject(decision.client.account, given.name, given.model, given.version, regions)
             self._subjects[key] = found
         return found
 
-    def _sums(self, subject: _Subject, upstream: str, at_ms: int) -> Sums:
+    def _sums(self, subject: Subject, upstream: str, at_ms: int) -> Sums:
         region = subject.regions.get(upstream, UNKNOWN) if upstream else ""
         model = f"{subject.model}@{subject.version}"
         cell = Cell(subject.account, subject.deployment, model, region, day_of(at_ms))
@@ -189,7 +191,7 @@ class Usage:
             found = self.cells[cell] = Sums()
         return found
 
-    def _book(self, at_ms: int, subject: _Subject, outcome: Outcome) -> None:
+    def _book(self, at_ms: int, subject: Subject, outcome: Outcome) -> None:
         if at_ms not in self._window:
             return
         sums = self._sums(subject, answering(outcome.legs), at_ms)
@@ -204,7 +206,7 @@ class Usage:
                 sums.completion_failed_legs += leg.usage.completion
                 self._spend(sums, subject, at_ms, leg.usage)
 
-    def _spend(self, sums: Sums, subject: _Subject, at_ms: int, usage: entries.Usage | UnsetType) -> None:
+    def _spend(self, sums: Sums, subject: Subject, at_ms: int, usage: entries.Usage | UnsetType) -> None:
         if usage is UNSET:
             return
         if usage.source == "reported":

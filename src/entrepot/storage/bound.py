@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, or_
+from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, func, or_, select
 from sqlalchemy.sql import Executable
 
 from entrepot.storage.rows import Tenancy
+from entrepot.storage.tables import resources
 
 # Execution options: the Tenancy that a statement is bound to, or why it is not bound.
 TENANCY = "entrepot_tenancy"
@@ -21,13 +22,17 @@ Statement = TypeVar("Statement", bound=Executable)
 
 
 def bound(statement: Select[Any], table: Table, tenancy: Tenancy) -> Select[Any]:
-    """`statement` over `table`, which has the columns operator and subscription, restricted to what is visible."""
+    """`statement` over `table`, restricted to what is visible."""
     if not tenancy.everything:
         statement = statement.where(visible(table, tenancy))
     return statement.execution_options(**{TENANCY: tenancy})
 
 
 def visible(table: Table, tenancy: Tenancy) -> ColumnElement[bool]:
+    """Of resources what the tenancy says; of what names an account that of the accounts it may see, deleted or not."""
+    if table is not resources:
+        accounts = select(resources.c.claim).where(resources.c.claim.is_not(None), visible(resources, tenancy))
+        return func.lower(table.c.account).in_(accounts)
     operator, subscription = table.c.operator, table.c.subscription
     return or_(
         and_(operator.is_(None), subscription.is_(None)),

@@ -63,5 +63,69 @@ meta = Table(
     Column("value", Text, nullable=False),
 )
 
+# What the follower adds up (`projected.py`).
+
+followed = Table(
+    "followed",
+    metadata,
+    Column("log", Plain, primary_key=True),
+    Column("size", Number, nullable=False),  # entries taken
+    Column("edge", LargeBinary, nullable=False),  # of their Merkle tree, to prove the next ones with
+)
+
+COUNTS = (
+    *("calls", "served", "failed", "cut", "client_gone", "lost"),
+    *("prompt_reported", "completion_reported", "prompt_counted", "completion_counted"),
+    *("prompt_estimated", "completion_estimated", "cached", "reasoning"),
+    *("failed_legs", "prompt_failed_legs", "completion_failed_legs"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("cell", Plain, primary_key=True),  # a digest of the next five, which together may be long for an index
+    Column("account", Plain, nullable=False),
+    Column("deployment", Plain, nullable=False),
+    Column("model", Plain, nullable=False),
+    Column("region", Plain, nullable=False),
+    Column("day", Plain, nullable=False),
+    *(Column(name, Number, nullable=False) for name in COUNTS),
+    Index("usage_by_day", "day"),
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("cell", Plain, primary_key=True),
+    Column("account", Plain, nullable=False),
+    Column("rule", Plain, nullable=False),
+    Column("code", Plain, nullable=False),
+    Column("territory", Plain, nullable=False),
+    Column("day", Plain, nullable=False),
+    Column("count", Number, nullable=False),
+    Index("refusals_by_day", "day"),
+)
+
+open_calls = Table(
+    "open_calls",
+    metadata,
+    Column("place", Plain, primary_key=True),
+    Column("at_ms", Number, nullable=False),
+    Column("account", Plain, nullable=False),
+    Column("deployment", Plain, nullable=False),
+    Column("model", Plain, nullable=False),
+    Column("version", Plain, nullable=False),
+    Column("regions", Text, nullable=False),  # JSON: by upstream
+)
+
+early_outcomes = Table(
+    "early_outcomes",
+    metadata,
+    Column("id", Plain, primary_key=True),
+    Column("place", Plain, nullable=False),  # of the decision that is still to come
+    Column("entry", LargeBinary, nullable=False),
+    Index("early_outcomes_places", "place"),
+)
+
 # Whose rows belong to tenants: every statement on them is bound, or says why it is not (`bound.py`).
-TENANTS = frozenset({resources.name, secrets.name, outbox.name})
+TENANTS = frozenset(table.name for table in (resources, secrets, outbox, usage, refusals, open_calls, early_outcomes))
