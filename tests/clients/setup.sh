@@ -1,6 +1,7 @@
 #!/bin/sh
-# What the tests of clients need beside .venv: the older generation of the Python SDK in an environment of its own, and
-# the SDK for Node. `make test` calls it; it does nothing when everything is in place.
+# What the tests need beside .venv: the older generation of the Python SDK in an environment of its own, the SDK for
+# Node, and the servers of PostgreSQL and Redis, of which tests start private ones. `make test` calls it; it does nothing
+# when everything is in place.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -9,14 +10,39 @@ UV_PROJECT_ENVIRONMENT=.venv-openai2 UV_PYTHON_DOWNLOADS=never \
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-if ! have node || ! have npm; then
+have_postgresql() { have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; }
+
+missing=""
+have node && have npm || missing="$missing nodejs npm"
+have_postgresql || missing="$missing postgresql"
+have redis-server || have valkey-server || missing="$missing redis-server"
+
+# Debian would make a cluster and start services; tests need the programs only. What was set up before stays as it is.
+install() {
+    made="" policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        made=$policy
+    fi
+    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        mkdir -p /etc/postgresql-common
+        echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+    fi
+    trap '[ -z "$made" ] || rm -f "$made"' EXIT
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o Dpkg::Options::=--force-confold \
+        "$@" >/dev/null
+}
+
+if [ -n "$missing" ]; then
     if [ "$(id -u)" -ne 0 ] || ! have apt-get; then
-        echo "the tests need node (18 or later) and npm; install them, then run this again" >&2
+        echo "the tests need these programs, by Debian's names:$missing; install them, then run this again" >&2
         exit 1
     fi
-    echo "installing Debian's nodejs and npm" >&2
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nodejs npm >/dev/null
+    echo "installing Debian's$missing" >&2
+    # shellcheck disable=SC2086 - several names
+    install $missing
 fi
 node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' || {
     echo "the tests need node 18 or later; this is $(node --version)" >&2
