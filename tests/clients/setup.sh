@@ -17,19 +17,21 @@ have node && have npm || missing="$missing nodejs npm"
 have_postgresql || missing="$missing postgresql"
 have redis-server || have valkey-server || missing="$missing redis-server"
 
-# Debian would make a cluster and start services; tests need the programs only. What was set up before stays as it is.
+# Debian would make a cluster and start services; tests need the programs only. What was set up before stays as it is,
+# and what is set up here for the installation goes with it.
 install() {
-    made="" policy=/usr/sbin/policy-rc.d
-    if [ ! -e "$policy" ]; then
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-        made=$policy
+    made=""
+    trap '[ -z "$made" ] || rm -f $made' EXIT
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        made="/usr/sbin/policy-rc.d"
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
     fi
     if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        made="$made /etc/postgresql-common/createcluster.conf"
         mkdir -p /etc/postgresql-common
         echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
     fi
-    trap '[ -z "$made" ] || rm -f "$made"' EXIT
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o Dpkg::Options::=--force-confold \
         "$@" >/dev/null
