@@ -188,7 +188,9 @@ def test_changes_arrive_and_a_dead_control_plane_is_survived(place: Place, gatew
     assert gateway.readiness()["ready"]
     gateway.signal(9)
     gateway.wait()
-    with place.gateway("--enrol", place.token) as again:
+    elsewhere = ("--listen", "127.0.0.7:0", "--admin-listen", "127.0.0.8:0")
+    with place.gateway("--enrol", place.token, *elsewhere) as again:
+        assert (again.data.host, again.admin.host) == ("127.0.0.7", "127.0.0.8")
         assert ask(again.data, body=BODY, key=fresh.key).status == 200
         assert ask(again.data, PATHS[0], BODY, token("on-account")).status == 200
         assert again.readiness()["revision"] == 1_000_000_002

@@ -162,7 +162,7 @@ def told(answer: Answer) -> str:
 
 
 def _keep(data: Path, private: X25519PrivateKey, made: Enrolled) -> None:
-    data.mkdir(parents=True, exist_ok=True)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(data / SEALING, base64.b64encode(private.private_bytes_raw()) + b"\n")
     write_private(data / CONTROL, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
     (data / SNAPSHOT).unlink(missing_ok=True)  # sealed to the key before
