@@ -270,7 +270,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("module", ["entrepot.gateway.worker", "entrepot.gateway.parent"])
+@pytest.mark.parametrize("module", ["entrepot.gateway.worker", "entrepot.gateway.parent", "entrepot.gateway.control"])
 def test_the_data_plane_has_no_database_and_no_web_framework(module: str) -> None:
     """Of what a worker imports, all at its start: nothing is imported later in it (`PLC0415` in the lint)."""
     code = f"import sys, {module}; print(*sys.modules)"

@@ -170,7 +170,7 @@ def _keep(data: Path, private: X25519PrivateKey, made: Enrolled) -> None:
 
 def write_private(path: Path, data: bytes) -> None:
     """The file is, durably, either as it was or `data`, readable by its owner only. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    beside = path.with_name(f".{path.name}.new")  # one name, so that those who are killed leave one file
     beside.unlink(missing_ok=True)
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
