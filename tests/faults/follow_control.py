@@ -1,4 +1,4 @@
-"""Follows a control plane as a gateway's parent does, until it is killed: `follow_control.py DATA`. Compiles nothing."""
+"""Follows a control plane as a gateway's parent does, but compiles nothing: `follow_control.py DATA`, until killed."""
 
 from __future__ import annotations
 
