@@ -36,29 +36,23 @@ class Resolver:
     def __init__(
         self, sites: Iterable[Site], geo: Geo | None, header_name: str | None, trusted_proxies: Iterable[str]
     ) -> None:
-        self._sites = Networks((s.network, Origin(s.territory, s.network_class, source="site")) for s in sites)
+        self._sources = _Sources(sites, geo, header_name, trusted_proxies)
         self._geo = geo
         self._usable = geo is None or geo.problem is None
-        self._name = header_name
-        self._trusted = networks(trusted_proxies)
-        self._known = lru_cache(_CACHED_CALLS)(self._find)
-        self._addresses = lru_cache(_CACHED_CALLS)(self._address)
+        self._known = lru_cache(_CACHED_CALLS)(self._sources.find)
+        self._addresses = lru_cache(_CACHED_CALLS)(self._sources.address)
 
     def resolve(self, peer: str, header: str | None, egress: Egresses | None) -> Origin:
         """The origin of a call from `peer` whose believed header is `header`, on an account with these networks."""
         if header is not None and len(header) > _CACHED_HEADER:
-            return self._find(peer, header, egress)
+            return self._sources.find(peer, header, egress)
         return self._known(peer, header, egress)
 
     def address(self, peer: str, header: str | None) -> str:
         """The client's address as text, `unknown` where it cannot be told. For records; decisions rest on `resolve`."""
         if header is not None and len(header) > _CACHED_HEADER:
-            return self._address(peer, header)
+            return self._sources.address(peer, header)
         return self._addresses(peer, header)
-
-    def _address(self, peer: str, header: str | None) -> str:
-        address = client_address(peer, header, self._trusted, self._name)
-        return "unknown" if address is None else str(address)
 
     def tick(self, now_ms: int) -> None:
         """Judge the age of the edition; answers are forgotten when that changes them. Call it every minute or so."""
@@ -74,7 +68,23 @@ class Resolver:
         """What keeps territories `unknown`, in words, for readiness details."""
         return None if self._geo is None else self._geo.problem
 
-    def _find(self, peer: str, header: str | None, egress: Egresses | None) -> Origin:
+
+class _Sources:
+    """What answers rest on. Apart from the resolver, whose memories refer here: a cycle would never be freed."""
+
+    def __init__(
+        self, sites: Iterable[Site], geo: Geo | None, header_name: str | None, trusted_proxies: Iterable[str]
+    ) -> None:
+        self._sites = Networks((s.network, Origin(s.territory, s.network_class, source="site")) for s in sites)
+        self._geo = geo
+        self._name = header_name
+        self._trusted = networks(trusted_proxies)
+
+    def address(self, peer: str, header: str | None) -> str:
+        address = client_address(peer, header, self._trusted, self._name)
+        return "unknown" if address is None else str(address)
+
+    def find(self, peer: str, header: str | None, egress: Egresses | None) -> Origin:
         address = client_address(peer, header, self._trusted, self._name)
         if address is None:
             return NOWHERE

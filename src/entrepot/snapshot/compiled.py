@@ -68,6 +68,8 @@ class Compiled:
     def changed(self, delta: Delta) -> Compiled:
         """Compiles the accounts that the delta touches. Raises WorldInvalid for what cannot be, and changes nothing."""
         must_follow(self.revision, delta)
+        if any(self._secrets.get(reference, value) != value for reference, value in delta.secrets.items()):
+            raise unfit("a secret that is in use has another value now", "publish the whole")
         clients, touched = self._clients.changed(delta)
         before = self.snapshot
         accounts, keys = {**before.accounts}, {**before.keys}

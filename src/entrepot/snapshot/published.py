@@ -48,7 +48,8 @@ class Published(msgspec.Struct, frozen=True):
 class Delta(msgspec.Struct, frozen=True):
     """What leads from the revision `after` to `revision`: clients in full as they are now, and the names of those gone.
 
-    A client that is both in `gone` and given is given. `grants` replaces all of them; None leaves them.
+    A client that is both in `gone` and given is given. `secrets` are new ones; none that is known gets another value.
+    `grants` replaces all of them; None leaves them.
     """
 
     after: Revision
