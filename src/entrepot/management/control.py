@@ -31,7 +31,7 @@ from entrepot.storage import EVERYTHING, MasterKey, Store, Transaction
 
 # Signs publications. It is the instance's, so that gateways know every control plane over the same database.
 SIGNER: Final = "/entrepot/publication/key"
-TICK_S: Final = 1.0
+TICK_S: Final = 0.5
 
 log = logging.getLogger(__name__)
 

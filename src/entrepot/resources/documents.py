@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -40,6 +40,7 @@ from entrepot.resources.reading import (
     read_table,
 )
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d([Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d))?")
 
 
@@ -73,7 +74,7 @@ def _instant(value: Any, path: Path, key: str | int, sheet: Sheet) -> int:
 
 def timestamp(at_ms: int) -> str:
     """RFC 3339 in UTC."""
-    text = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    text = (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds")
     return text.removesuffix("+00:00").removesuffix(".000") + "Z"
 
 
@@ -237,10 +238,10 @@ class Reading:
             self._missing(document, ("account", 0, "subscription"), "there is no such subscription")
             return None
         given |= {"subscription": subscription.id}
-        for key, contract in (("operator", subscription.operator), ("channel", subscription.channel)):
-            if contract is None:
-                self._missing(document, ("account", 0, "subscription"), f"the subscription has no `{key}`")
-            given[key] = contract
+        if subscription.operator is None or subscription.channel is None:
+            self._missing(document, ("account", 0, "subscription"), "the subscription has no operator and channel")
+            return None
+        given |= {"operator": subscription.operator, "channel": subscription.channel}
         found = self._read(document.id, "account", {k: v for k, v in given.items() if v is not None}, form)
         self.sheet.rows.pop("keys", None)
         if keys is None:
@@ -304,7 +305,9 @@ class Reading:
         return found
 
     def _properties(self, document: Document) -> Mapping[str, Any]:
-        properties = document.body.get("properties") or {}
+        properties = document.body.get("properties")
+        if properties is None:
+            return {}
         if type(properties) is not dict:
             what = f"expected an object, found {describe(properties)}"
             self.sheet.mistake((document.kind, 0), what, "write `{ … }`", document.id)
