@@ -27,6 +27,7 @@ FIRST_S: Final = 10.0
 """How long the very first publication is waited for."""
 FRESH_S: Final = 3.0
 """How long a start waits for what is newer than what it has on disk."""
+CLOSE_S: Final = 2.0
 RETRY_FIRST_S: Final = 0.25
 RETRY_LAST_S: Final = 10.0
 LEAST_S: Final = 1.0
@@ -130,8 +131,10 @@ class ControlSource:
         self._keep_soon()
 
     async def close(self) -> None:
+        """What is being written to disk is given a moment."""
         if self._keeping is not None:
-            await self._keeping
+            await asyncio.wait({self._keeping}, timeout=CLOSE_S)
+            self._keeping.cancel()
         await self._remote.close()
 
     # The control plane
