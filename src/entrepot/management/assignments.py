@@ -115,11 +115,13 @@ async def _list(request: Request) -> Response:
     """At the scope, above it and below it; `atScope()` leaves out what is below."""
     asking, control, scope = caller(request), control_of(request), _scope(request)
     around = await chain(control, scope)
-    if not may(asking, _READ, around) and not asking.assignments:
+    inside = "/" if scope == INSTANCE else scope.lower() + "/"
+    near = (each.scope in around or each.scope.startswith(inside) for each in asking.assignments)
+    if not may(asking, _READ, around) and not any(near):
         raise not_found(scope)
     wanted = _filter(request)
     principal = wanted.get("principalid") or wanted.get("assignedto")
-    below = None if "atscope" in wanted else ("/" if scope == INSTANCE else scope.lower() + "/")
+    below = None if "atscope" in wanted else inside
     found = []
     for row in await control.store.list(asking.tenancy, "roleAssignment"):
         one = assignment_of(row)
