@@ -28,12 +28,11 @@ from entrepot.ledger.read import entries_of, folders_of
 from entrepot.management.changes import Change, digest_of
 from entrepot.management.control import Control
 from entrepot.resources.ids import access_id, account_id, deployment_id
-from entrepot.storage import EVERYTHING
+from entrepot.storage import EVERYTHING, Recorded
 from worlds import ADMIN, demo_world, open_control, put_world
 
 SUBSCRIPTION = "11111111-1111-4111-8111-111111111111"
 ACCOUNT = account_id(SUBSCRIPTION, "rg-ai", "robotics-ai")
-DEPLOYMENTS = 5
 WRITERS = 3
 
 
@@ -46,17 +45,21 @@ async def serve(data: Path, url: str | None) -> None:
 
 async def _write(control: Control, writer: int) -> None:
     while True:
-        value = random.randrange(1, 1_000)
-        async with control.change(ADMIN, "test/write") as change:
-            if random.random() < 0.1:
-                await _region(change, value)
-            elif random.random() < 0.2:
-                await _toggle(change, writer)
-            else:
-                await _scale(change, value)
-        recorded = change.recorded
-        assert recorded is not None
+        recorded = await change_something(control, writer)
         os.write(1, f"{recorded.n} {recorded.id}\n".encode())
+
+
+async def change_something(control: Control, writer: int) -> Recorded:
+    value = random.randrange(1, 1_000)
+    async with control.change(ADMIN, "test/write") as change:
+        if random.random() < 0.1:
+            await _region(change, value)
+        elif random.random() < 0.2:
+            await _toggle(change, writer)
+        else:
+            await _scale(change, value)
+    assert change.recorded is not None
+    return change.recorded
 
 
 async def _scale(change: Change, value: int) -> None:

@@ -401,6 +401,57 @@ async def until(true: Callable[[], bool]) -> None:
     pytest.fail("it did not come")
 
 
+def test_what_a_crash_left_in_the_outbox_is_brought_to_the_ledger_once(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash_before(control: Control, data: Path) -> None:
+        """Committed, and not in the ledger."""
+
+        async def fail(entry: bytes) -> Any:
+            raise LedgerUnavailable("killed")
+
+        monkeypatch.setattr(control.ledger, "append", fail)
+        with pytest.raises(Error):
+            await scale(control, 61)
+
+    async def crash_behind(control: Control, data: Path) -> None:
+        """In the ledger, and nobody noted where; some entries of others stand behind."""
+
+        async def fail(n: int, place: str) -> None:
+            raise RuntimeError("killed")
+
+        monkeypatch.setattr(control.store, "placed", fail)
+        await scale(control, 62)
+        await until(lambda: not control.ready)
+
+    async def run(work: Work | None) -> None:
+        control = await open_control(tmp_path, url)
+        try:
+            assert await control.store.unplaced() == []
+            held = changes_of(tmp_path)
+            assert [change.revision for _, change in held] == list(range(1, control.revision.n + 1))
+            places = [each.place for each in await control.store.since(0)]
+            assert places == [place for place, _ in held]
+            if work is not None:
+                await work(control, tmp_path)
+        finally:
+            control._behind = False  # nothing is made good before the end
+            await control.close()
+
+    async def prepared(control: Control, data: Path) -> None:
+        await scale(control, 60)
+
+    over(prepared, tmp_path, url)
+    for work, capacity in ((crash_before, 61), (crash_behind, 62)):
+        asyncio.run(run(work))
+        monkeypatch.undo()
+
+        async def look(control: Control, data: Path, capacity: int = capacity) -> None:
+            assert capacity_of(control) == capacity
+
+        asyncio.run(run(look))
+
+
 def test_a_release_takes_effect_at_its_instant(tmp_path: Path) -> None:
     async def work(control: Control, data: Path) -> None:
         before = control.program.release

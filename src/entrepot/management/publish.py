@@ -56,6 +56,7 @@ class Publisher:
         self._wholes: dict[str, Revision] = {}  # gateways that need the whole if they run less than this
         self._published = asyncio.Event()
         self._seen: dict[str, Seen] = {}
+        self._released = False
 
     @property
     def verifier(self) -> bytes:
@@ -81,6 +82,11 @@ class Publisher:
             self._wholes[name] = revision
         published, self._published = self._published, asyncio.Event()
         published.set()
+
+    def release(self) -> None:
+        """Nobody is kept waiting any more: for the end of the process."""
+        self._released = True
+        self._published.set()
 
     def admit(self, name: str, secret: str) -> Gateway:
         """Raises Error UNAUTHENTICATED unless it is the secret of a gateway that is enrolled."""
@@ -110,6 +116,8 @@ class Publisher:
             message = self._lacking(name, gateway, held)
             if message is not None:
                 break
+            if self._released:
+                return None
             published = self._published
             try:
                 async with asyncio.timeout_at(deadline):
