@@ -406,6 +406,10 @@ def test_the_master_key_is_the_right_one_or_nothing_starts(url: str) -> None:
         assert await store.secrets() == {"/a": b"A", "/b": b"B"}
         with pytest.raises(Error, match="the key was rotated meanwhile"):
             await other.secret("/a")
+        # What a process with the old key writes would be lost with it.
+        assert await refused(other, lambda tx: tx.put_secret("/c", b"C")) == Code.NOT_READY
+        with pytest.raises(Error, match="the master key was rotated meanwhile"):
+            await other.rotate(MasterKey.generate())
         with pytest.raises(Error, match=f"under the master key {fresh.id}"):
             await Store.open(url, MASTER)
         await other.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,10 @@ FAULTS = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.Inter
 
 
 def open_engine(url: str) -> AsyncEngine:
-    """For `sqlite:///PATH`, or `postgresql://…` as libpq reads it. Connects later. Raises Error for another URL."""
+    """For `sqlite:///PATH`, or `postgresql://…` as libpq reads it. Connects later.
+
+    Raises Error for another URL, and for a file that cannot be opened.
+    """
     if url.startswith("sqlite:///"):
         return _sqlite(Path(url.removeprefix("sqlite:///")))
     if url.startswith(("postgresql://", "postgres://")):
@@ -46,6 +50,11 @@ def is_postgresql(engine: AsyncEngine) -> bool:
 
 
 def _sqlite(path: Path) -> AsyncEngine:
+    # The driver leaves a thread behind where it cannot open a file; so that is found out before.
+    try:
+        sqlite3.connect(path).close()
+    except sqlite3.Error as exc:
+        raise unavailable(exc, f"the file is `{path}`") from exc
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=_POOL, max_overflow=0)
 
     def connected(connection: Any, _record: Any) -> None:

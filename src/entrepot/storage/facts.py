@@ -42,7 +42,18 @@ async def begin(connection: AsyncConnection, master: MasterKey) -> MasterKey:
     )
 
 
+async def check_key(connection: AsyncConnection, master: MasterKey) -> None:
+    """Raises Error where the secrets are under another key by now: what this process wrote nobody could read."""
+    if await get(connection, _CHECK_KEY) != master.id:
+        raise Error(
+            Code.NOT_READY,
+            f"the master key was rotated meanwhile, and this process has the old one ({master.id}):"
+            " restart it with the new one",
+        )
+
+
 async def rotate(connection: AsyncConnection, old: MasterKey, fresh: MasterKey) -> int:
+    await check_key(connection, old)
     held = (await connection.execute(queries.secrets_of(""))).all()
     for each in held:
         sealed = fresh.seal(each.ref, old.open(each.ref, each.sealed))

@@ -116,7 +116,9 @@ class Transaction:
         return await self._turn([row for row in hidden if row.deleted_ms == since_ms], None, None)
 
     async def put_secret(self, ref: str, value: bytes) -> None:
-        """`value` is encrypted before it leaves this process."""
+        """`value` is encrypted before it leaves this process. Raises Error if the master key was rotated meanwhile."""
+        with answered():
+            await facts.check_key(self._connection, self._master)
         await self._execute(queries.forget(secrets.c.ref == ref))
         sealed = {"ref": ref, "key_id": self._master.id, "sealed": self._master.seal(ref, value)}
         await self._execute(instance_wide(insert(secrets).values(sealed), SECRETS))
