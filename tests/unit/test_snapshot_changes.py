@@ -174,7 +174,7 @@ def attempt(work: Any) -> Any:
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(changes, min_size=1, max_size=8))
 def test_any_changes_give_what_compiling_the_result_gives(deltas: list[Delta]) -> None:
     published = whole()
