@@ -349,7 +349,7 @@ class TestStaticStability:
             async with parent(data) as gateway:
                 assert gateway.at == at(n)
 
-        for altered in (whole[:-1], whole[:-1] + b"\0", whole + b"\0\0"):
+        for altered in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), whole + b"\0\0"):
             path.write_bytes(altered)
             run(lambda altered=altered: starts_at(3 if altered == whole + b"\0\0" else 2))  # type: ignore[misc]
         plane.start()
