@@ -136,7 +136,7 @@ class Refusals(msgspec.Struct, frozen=True):
 
 
 class Touched(msgspec.Struct, frozen=True, kw_only=True):
-    """`digest` is the SHA-256 of the resource's new form as RFC 8785 JSON, left out where it was removed."""
+    """`digest` is the SHA-256 of the resource's new form as JSON with sorted keys, left out where it was removed."""
 
     digest: str | UnsetType = UNSET
     resource: str
