@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from entrepot.cli import COMMANDS, command_line
+from entrepot.cli import COMMANDS, command_line, module_of
 from entrepot.config import Config
 from entrepot.gateway import routes
 from entrepot.gateway.metrics import CATALOGUE
@@ -28,7 +28,7 @@ def page(name: str) -> str:
 
 def options_of(name: str) -> list[tuple[str, str]]:
     """Every command below `name` with each of its options."""
-    app = import_module(f"entrepot.cli.{name}").app
+    app = import_module(f"entrepot.cli.{module_of(name)}").app
     found = []
     for command in [*app.registered_commands, *filter(None, [app.registered_callback])]:
         own = getattr(command, "name", None) or command.callback.__name__.replace("_", "-")
@@ -40,12 +40,15 @@ def options_of(name: str) -> list[tuple[str, str]]:
 
 
 PAGES = {
+    "az-setup": "configuration",
+    "control": "configuration",
     "demo": "configuration",
     "gateway": "configuration",
     "ledger": "ledger",
     "policy": "policy",
     "receipt": "ledger",
     "sim": "sim",
+    "storage": "storage",
     "usage": "usage",
     "world": "world",
 }
@@ -64,7 +67,7 @@ def test_every_command_file_is_in_the_table() -> None:
         "__init__",
         "replay",
     }  # `entrepot policy replay`
-    assert files == set(COMMANDS)
+    assert files == {module_of(name) for name in COMMANDS}
     assert command_line([]).registered_commands
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "receipt": "Verify a receipt, offline.",
     "serve": "Run control plane and gateway on this machine; the first start creates what is needed.",
     "sim": "Run a simulated upstream, for tests and benchmarks.",
+    "storage": "Rotate the master key of a control plane's database; say that it was restored.",
     "usage": "Add up what was used, what it cost, and what was refused.",
     "world": "Check a world's folder.",
 }

@@ -1,0 +1,97 @@
+"""`entrepot storage`: what is done to a control plane's database by hand, while no control plane runs on it."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from entrepot.config import Config
+from entrepot.errors import Code, Error
+from entrepot.storage.master import VARIABLE, MasterKey
+from entrepot.storage.rotation import restored, rotate, rotate_file
+
+app = typer.Typer(add_completion=False)
+
+DATABASE_VARIABLE = "ENTREPOT_DATABASE"
+NEW_VARIABLE = "ENTREPOT_NEW_MASTER_KEY"
+
+Data = Annotated[Path | None, typer.Option(help="The control plane's data folder.", file_okay=False)]
+Database = Annotated[
+    str | None, typer.Option(help="`postgresql://…`; `ENTREPOT_DATABASE` keeps it out of process lists.")
+]
+KeyCommand = Annotated[str | None, typer.Option(help="Program that prints the master key, in base64.")]
+
+
+@app.command()
+def rotate_key(
+    data: Data = None,
+    database: Database = None,
+    master_key_command: KeyCommand = None,
+    new_key_command: Annotated[
+        str | None, typer.Option(help="Program that prints the new master key, in base64.")
+    ] = None,
+) -> None:
+    """Encrypt all secrets under a new master key.
+
+    A key that stands in the data folder is made and replaced here. One that comes from the environment or a program is
+    followed by that of ENTREPOT_NEW_MASTER_KEY or --new-key-command. Restart the control plane with it.
+    """
+    config = Config.load(data)
+    if master_key_command is None and VARIABLE not in config.environ:
+        path = config.data / "master.key"
+        count = _done(lambda: rotate_file(_database(config, database), _there(path)))
+    else:
+        count = _done(lambda: _rotate(config, database, (master_key_command, new_key_command)))
+    print(f"{count} secrets are under a new master key; restart the control plane with it")
+
+
+@app.command("restored")
+def after_restore(data: Data = None, database: Database = None, master_key_command: KeyCommand = None) -> None:
+    """Say that the database was restored from a backup: a new epoch begins, and gateways take it for newer."""
+    config = Config.load(data)
+    epoch = _done(lambda: restored(_database(config, database), _key(config, master_key_command)))
+    print(f"epoch {epoch} begins; start the control plane")
+
+
+async def _rotate(config: Config, database: str | None, commands: tuple[str | None, str | None]) -> int:
+    return await rotate(_database(config, database), _key(config, commands[0]), _new_key(config, commands[1]))
+
+
+def _database(config: Config, given: str | None) -> str:
+    url = given or config.environ.get(DATABASE_VARIABLE)
+    return url or f"sqlite:///{_there(config.data / 'control.db').resolve()}"
+
+
+def _key(config: Config, command: str | None) -> MasterKey:
+    if command is not None:
+        return MasterKey.from_command(shlex.split(command))
+    if VARIABLE in config.environ:
+        return MasterKey.from_env(config.environ)
+    return MasterKey.from_file(_there(config.data / "master.key"))
+
+
+def _new_key(config: Config, command: str | None) -> MasterKey:
+    if command is not None:
+        return MasterKey.from_command(shlex.split(command))
+    return MasterKey.from_env(config.environ, NEW_VARIABLE)
+
+
+def _there(path: Path) -> Path:
+    """What the first start of a control plane makes. Raises Error."""
+    if not path.exists():
+        raise Error(Code.NOT_READY, f"there is no `{path}`: name the control plane's data folder with `--data`")
+    return path
+
+
+def _done(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    try:
+        return asyncio.run(work())
+    except (Error, OSError, ValueError) as error:
+        print(f"it was not done: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
