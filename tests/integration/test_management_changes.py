@@ -597,7 +597,7 @@ def test_gateways_enrol_once_and_follow(tmp_path: Path) -> None:
 
 def test_two_control_planes_over_one_database(tmp_path: Path, url: str) -> None:
     async def work(first: Control, data: Path) -> None:
-        second = await open_control(tmp_path / "second", url, name="control-2")
+        second = await open_control(tmp_path / "second", url)
         try:
             assert second.revision == first.revision
             assert second.publisher.verifier == first.publisher.verifier

@@ -48,13 +48,12 @@ class _Made(NamedTuple):
 class Control:
     """Made by `open`. For one event loop."""
 
-    def __init__(self, store: Store, ledger: Ledger, data: Path, name: str) -> None:
+    def __init__(self, store: Store, ledger: Ledger, data: Path, outbox: Outbox) -> None:
         self.store = store
         self.ledger = ledger
         self.data = data
-        self.name = name
         self.problem: str | None = None
-        self._outbox = Outbox(store, ledger, data / "control", name)
+        self._outbox = outbox
         self._turn = asyncio.Lock()
         self._behind = False  # committed changes may be missing in the ledger, or in what is published
         self._enforced: dict[str, int] = {}  # releases that could not take effect, and when that was tried last
@@ -73,10 +72,11 @@ class Control:
         store = await Store.open(url, master)
         try:
             ledger = await asyncio.to_thread(Ledger.open, data / "control", key_name=name)
+            outbox = await asyncio.to_thread(Outbox, store, ledger, data / "control", name)
         except BaseException:
             await store.close()
             raise
-        control = cls(store, ledger, data, name)
+        control = cls(store, ledger, data, outbox)
         try:
             ledger.start()
             await control._begin()

@@ -1,7 +1,7 @@
 """Changes that were committed and whose entry may not stand in the ledger: found there, or appended. Once each.
 
-INVARIANT: the id of a change names the ledger of the control plane that made it; only that one looks for it and
-appends it, so that several control planes over one database never write an entry twice.
+INVARIANT: the id of a change names the signing key of the ledger that it belongs to; only the control plane with that
+key looks for it and appends it, so that several control planes over one database never write an entry twice.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 import msgspec
 
 from entrepot.ledger.entries import Change, decode
+from entrepot.ledger.files import Files
+from entrepot.ledger.keys import find_signer
 from entrepot.ledger.ledger import Ledger
 from entrepot.ledger.read import entries_of, folders_of
 from entrepot.ledger.verify import folder_name
@@ -26,16 +28,19 @@ log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Of one control plane, whose logs are below `name` in the ledger of the folder `data`."""
+    """Of one control plane, whose logs are below `name` in the ledger of the folder `data`. Made where it may block."""
 
     def __init__(self, store: Store, ledger: Ledger, data: Path, name: str) -> None:
         self._store = store
         self._ledger = ledger
         self._folder = data / "ledger"
         self._name = name
+        # Two folders never share a key, whatever the names of their ledgers are.
+        key = find_signer(data, name, Files()).key
+        self._owner = f"{key.name}-{key.id.hex()}"
 
     def new_id(self) -> str:
-        return f"{self._name}.{uuid.uuid4().hex}"
+        return f"{self._owner}.{uuid.uuid4().hex}"
 
     async def drain(self) -> int:
         """Bring the ledger to what is committed. How many entries were missing there.
@@ -58,7 +63,7 @@ class Outbox:
         return missing
 
     def _is_own(self, recorded: Recorded) -> bool:
-        return recorded.id.rpartition(".")[0] == self._name
+        return recorded.id.rpartition(".")[0] == self._owner
 
     async def _last_placed(self, n: int) -> str | None:
         """Where the last entry of ours before change `n` stands; None where none is near."""
