@@ -47,6 +47,7 @@ PAGES = {
     "ledger": "ledger",
     "policy": "policy",
     "receipt": "ledger",
+    "serve": "configuration",
     "sim": "sim",
     "storage": "storage",
     "usage": "usage",

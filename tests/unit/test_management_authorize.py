@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from entrepot.errors import Code, Error
-from entrepot.management import secret
+from entrepot.management import authority, graph, secret
 from entrepot.management.authorize import (
     Caller,
     ancestors,
@@ -239,3 +241,16 @@ def test_guessing_from_everywhere_takes_no_memory() -> None:
     for n in range(REMEMBERED + 500):
         throttle.failure("c" * 500, f"10.0.{n // 256}.{n % 256}")
     assert len(throttle._pairs) == len(throttle._peers) == REMEMBERED
+
+
+def test_every_role_is_documented_with_its_id() -> None:
+    text = (Path(__file__).parents[2] / "docs/identity.md").read_text(encoding="utf-8")
+    for role in ROLES:
+        assert f"| {role.name} | `{role.id}` |" in text
+
+
+def test_every_route_of_the_authority_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs/identity.md").read_text(encoding="utf-8")
+    for each in (*authority.routes(), *graph.routes()):
+        path = each.path.removesuffix("/{id}")
+        assert path in text, path

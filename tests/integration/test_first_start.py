@@ -1,0 +1,150 @@
+"""What a first start makes: all of it or nothing, once, and a usable beginning."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from entrepot.errors import Error
+from entrepot.identity.tokens import Verifier
+from entrepot.management import first, secret
+from entrepot.management.authority import Site
+from entrepot.management.control import Control
+from entrepot.management.first import Place, administrator, begin, listen_at
+from entrepot.management.issuing import TOKEN_KEY
+from entrepot.management.roles import OWNER
+from entrepot.resources.ids import SETTINGS, access_id
+from entrepot.storage import EVERYTHING, MasterKey
+
+SITE = Site("https://127.0.0.1:8443", "http://127.0.0.1:8080", "t")
+
+
+@asynccontextmanager
+async def control(folder: Path, name: str = "control") -> AsyncIterator[Control]:
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
+    master = MasterKey.from_file(folder.parent / "master.key")
+    opened = await Control.open(folder, f"sqlite:///{folder.parent / 'control.db'}", master, name=name)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+def test_a_first_start_makes_a_usable_beginning_and_the_second_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with control(tmp_path / "data") as made:
+            begun = await begin(made, SITE, Place(territory="DE"))
+            assert begun.fresh
+            rows = await made.store.all()
+            kinds = Counter(row.kind for row in rows)
+            assert kinds == {
+                "settings": 1,
+                "operator": 3,
+                "region": 64,
+                "gateway": 1,
+                "organization": 1,
+                "subscription": 1,
+                "principal": 1,
+                "roleAssignment": 1,
+                "policyRelease": 1,
+            }
+            (assignment,) = [row for row in rows if row.kind == "roleAssignment"]
+            assert assignment.body["properties"]["scope"] == "/"
+            assert assignment.body["properties"]["roleDefinitionId"].endswith(OWNER)
+            assert assignment.body["properties"]["principalId"] == begun.client_id == await administrator(made)
+            file = tmp_path / "data" / "admin.secret"
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+            kept = await made.store.secret(f"{access_id('principal', 'administrator').lower()}/secret")
+            assert kept is not None
+            assert secret.matching(kept, file.read_text(), 0)
+            assert file.read_text() not in kept.decode()
+            # It is published: the policy is in force, and gateways can verify tokens.
+            assert made.snapshot.program.release.startswith("sha256:")
+            assert made.snapshot.issuer is not None
+            Verifier(made.snapshot.issuer.url, made.snapshot.issuer.keys, made.snapshot.issuer.audiences)
+            (subscription,) = await made.store.list(EVERYTHING, "subscription")
+            assert subscription.body["properties"]["channel"] == "cloud"
+            revision = await made.store.revision()
+            again = await begin(made, SITE, Place())
+            assert again == (begun.client_id, False)
+            await listen_at(made, "127.0.0.1:8080", None)
+            assert await made.store.revision() == revision
+            row = await listen_at(made, "127.0.0.1:8081", None)
+            assert row.body["properties"]["listen"] == "127.0.0.1:8081"
+            assert row.body["properties"]["territory"] == "DE"
+        async with control(tmp_path / "data") as made:
+            assert await begin(made, SITE, Place()) == (begun.client_id, False)
+
+    asyncio.run(run())
+
+
+def test_a_first_start_that_breaks_off_leaves_nothing_and_the_next_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise OSError("the power is gone")
+
+    async def run() -> None:
+        async with control(tmp_path / "data") as made:
+            with monkeypatch.context() as patch:
+                patch.setattr(first, "_fill_administrator", broken)
+                with pytest.raises(OSError, match="power"):
+                    await begin(made, SITE, Place())
+            assert await made.store.all() == []
+            assert TOKEN_KEY not in await made.store.secrets()
+            shown = (tmp_path / "data" / "admin.secret").read_text()
+            begun = await begin(made, SITE, Place())
+            assert begun.fresh
+            kept = await made.store.secret(f"{access_id('principal', 'administrator').lower()}/secret")
+            assert kept is not None
+            assert secret.matching(kept, shown, 0)
+
+    asyncio.run(run())
+
+
+def test_two_control_planes_that_start_at_once_make_one_beginning(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with control(tmp_path / "one") as one, control(tmp_path / "two", "control-2") as two:
+            begun = await asyncio.gather(begin(one, SITE, Place()), begin(two, SITE, Place()))
+            assert {each.client_id for each in begun} == {await administrator(one)}
+            assert sorted(each.fresh for each in begun) == [False, True]
+            principals = await one.store.list(EVERYTHING, "principal")
+            assert len(principals) == 1
+        # The secret of the one that was late opens nothing, so it is not left lying about.
+
+    asyncio.run(run())
+    assert len(list(tmp_path.glob("*/admin.secret"))) == 1
+
+
+def test_a_new_name_of_the_control_plane_reaches_the_gateways(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with control(tmp_path / "data") as made:
+            await begin(made, SITE, Place())
+            before = await made.store.get(EVERYTHING, SETTINGS)
+            await begin(made, Site("https://models.example", "", "t"), Place())
+            after = await made.store.get(EVERYTHING, SETTINGS)
+            assert before is not None
+            assert after is not None
+            assert after.body["properties"]["issuer"]["url"] == "https://models.example/adfs"
+            assert after.body["properties"]["issuer"]["keys"] == before.body["properties"]["issuer"]["keys"]
+            assert made.snapshot.issuer is not None
+            assert made.snapshot.issuer.url == "https://models.example/adfs"
+
+    asyncio.run(run())
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with control(tmp_path / "data") as made:
+            (tmp_path / "data" / "admin.secret").mkdir()
+            with pytest.raises(Error, match=r"admin\.secret"):
+                await begin(made, SITE, Place())
+            assert await made.store.all() == []
+
+    asyncio.run(run())
