@@ -17,10 +17,10 @@ import pytest
 from databases import Postgres, cluster
 from entrepot.ledger import entries as e
 from entrepot.ledger.log import Batch
-from entrepot.ledger.verify import CHECKPOINT
+from entrepot.ledger.verify import CHECKPOINT, Key
 from entrepot.projections import follower
 from entrepot.projections.follow import Logs
-from entrepot.projections.follower import Follower, Source, usage_of
+from entrepot.projections.follower import Follower, Source, sources_in, usage_of
 from entrepot.projections.refusals import Refusals
 from entrepot.projections.usage import COUNTS, Cell, Sums, Usage
 from entrepot.projections.window import DAY_MS
@@ -89,7 +89,7 @@ def following(url: str, work: Callable[[Store, Projected], Coroutine[Any, Any, N
 
 
 def follower_of(projected: Projected, *datas: Path) -> Follower:
-    return Follower(projected, lambda: [Source(data / "ledger", key_of(data)) for data in datas])
+    return Follower(projected, lambda: sources_in(datas))
 
 
 async def agrees(projected: Projected, ledger: Path) -> None:
@@ -167,6 +167,24 @@ def test_several_followers_count_each_entry_once(url: str, tmp_path: Path) -> No
         await other.close()
 
     following(url, work)
+
+
+def test_logs_are_followed_by_the_keys_that_stand_beside_them(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    grow(first, 10)
+    grow(second, 10)
+    assert sources_in([first, tmp_path / "no"]) == [Source(first / "ledger", key_of(first))]
+
+    async def work(_store: Store, projected: Projected) -> None:
+        # Another's key of the same name, and one of another name, whose logs these are not.
+        strange = Key("other.example/gateway", b"1234", bytes(32))
+        for key, problems in ((strange, 0), (key_of(second), 1)):
+            one = Follower(projected, lambda key=key: [Source(first / "ledger", key)])  # type: ignore[misc]
+            assert await one.follow() == 0
+            assert len(one.problems) == problems
+        assert await projected.followed() == {}
+
+    following(f"sqlite:///{tmp_path}/control.db", work)
 
 
 def test_an_outcome_may_come_before_its_decision(url: str, tmp_path: Path) -> None:

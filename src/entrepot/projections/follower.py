@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import msgspec
 from entrepot.errors import Error
 from entrepot.ledger import entries as e
 from entrepot.ledger.read import Read, folders_of
-from entrepot.ledger.verify import ADMITTED, Key, Tree, Unproved, decision_of
+from entrepot.ledger.verify import ADMITTED, Key, Tree, Unproved, decision_of, folder_name, read_key
 from entrepot.projections.refusals import Refusals
 from entrepot.projections.tail import Tail
 from entrepot.projections.usage import OUTCOME, Cell, Subject, Sums, Usage
@@ -33,16 +33,30 @@ log = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
-    """A folder of logs, and the key that their checkpoints have to be signed with."""
+    """A folder of logs, and the key that those below its name have to be signed with; others there are passed over."""
 
     ledger: Path
     key: Key
+
+    def folders(self) -> list[Path]:
+        """Raises OSError."""
+        prefix = folder_name(f"{self.key.name}/")
+        return [folder for folder in folders_of(self.ledger) if folder.name.startswith(prefix)]
+
+
+def sources_in(datas: Iterable[Path]) -> list[Source]:
+    """The ledgers of data folders with the keys that stand beside them. Raises Unproved, OSError."""
+    keys = ((data, path) for data in datas for path in sorted((data / "keys").glob("*.vkey")))
+    return [
+        Source(data / "ledger", read_key(path.read_text(encoding="utf-8", errors="replace"))) for data, path in keys
+    ]
 
 
 class Follower:
     """`problems` says of each log why nothing more is taken from it; it is tried again after `again_s`."""
 
     def __init__(self, projected: Projected, sources: Callable[[], Sequence[Source]]) -> None:
+        """`sources` is asked each time, in a thread: gateways come and go."""
         self.problems: dict[str, str] = {}
         self.again_s = _AGAIN_S
         self._projected = projected
@@ -66,8 +80,8 @@ class Follower:
         """Take what is new and signed in all logs. How many entries. Raises Error while the database is away."""
         known = await self._projected.followed()
         taken = 0
-        for source in self._sources():
-            there = await asyncio.to_thread(folders_of, source.ledger)
+        for source in await asyncio.to_thread(self._sources):
+            there = await asyncio.to_thread(source.folders)
             for folder in there:
                 taken += await self._careful(folder, source.key, known)
             self._look_for_missing(source, {folder.name for folder in there}, known)
@@ -92,7 +106,7 @@ class Follower:
 
     def _look_for_missing(self, source: Source, there: set[str], known: dict[str, Followed]) -> None:
         for origin in known:
-            name = origin.replace("/", "_")
+            name = folder_name(origin)
             if origin.startswith(f"{source.key.name}/") and name not in there:
                 self._found(name, "it is missing, and was followed before")
 
