@@ -62,7 +62,7 @@ class Error(Exception):
     `retry_after_s` is in whole seconds, at least 1. `details` are for the management API, which tells all mistakes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the facts of one failure, each with its name
         self,
         code: Code,
         message: str,

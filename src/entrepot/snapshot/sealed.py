@@ -51,7 +51,7 @@ _decoder = msgspec.msgpack.Decoder(Envelope)
 def seal(
     message: bytes, *, to: bytes, signer: Ed25519PrivateKey, gateway: str, kind: Kind, revision: Revision
 ) -> bytes:
-    """Only who holds the private key of `to` (X25519, 32 bytes) can read it. Raises ValueError for a key that is none."""
+    """Only who holds the private key of `to` (X25519, 32 bytes) can read it. Raises ValueError if that is no key."""
     ephemeral = X25519PrivateKey.generate()
     public = ephemeral.public_key().public_bytes_raw()
     head = _head(gateway, kind, revision)
