@@ -190,7 +190,7 @@ def test_an_organization_stands_in_one_operators_book(served: Plane) -> None:
     assert made.status_code == 201, made.text
     assert made.json()["properties"]["documents"] == ORGANIZATION["documents"]
     assert "kycReview" not in made.json()["properties"]
-    assert served.of("admin").patch(at, json={"properties": {"operator": "south"}}).status_code == 400
+    assert served.of("admin").patch(at, json={"properties": {"operator": "south"}}).status_code == 409
 
     forged = {"reviewer": {"principal": "x", "name": "the king"}, "reviewedAt": "2020-01-01T00:00:00Z"}
     reviewed = staff.patch(
@@ -207,7 +207,8 @@ def test_an_organization_stands_in_one_operators_book(served: Plane) -> None:
     assert rejected.status_code == 200, rejected.text
     for kyc in ("approved", "pending", None):
         assert staff.patch(at, json={"properties": {"kyc": kyc}}).status_code == 400
-    assert staff.delete(at).status_code == 200
+    kept = staff.delete(at)
+    assert (kept.status_code, problem(kept)["code"]) == (409, "FindingOnRecord")
 
 
 def test_gateways_are_the_instances_and_tell_what_they_run(served: Plane) -> None:

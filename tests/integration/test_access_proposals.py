@@ -247,6 +247,7 @@ def test_a_rejected_organization_comes_back_by_two(staff: Staff) -> None:
         "ProposalRequired",
     )
     assert code(staff.of("north-reviewer").patch(NORTHWIND, json={"properties": {"legalName": "x"}}))[0] == 403
+    assert code(staff.of("contributor").patch(NORTHWIND, json={"properties": {"screening": "hit"}}))[0] == 403
     id_ = at()
     body = asked("reinstatement", NORTHWIND, {"kyc": "approved", "kycExpires": "2099-01-01"})
     assert staff.of("north-officer").put(id_, json=body).status_code == 201
@@ -314,6 +315,8 @@ def test_a_policy_release_is_examined_approved_and_in_force(staff: Staff) -> Non
         409,
         "ReleaseInForce",
     )
+    later = release("entrepot:base", {"name": "own", "text": OWN}, effectiveAt="2030-01-01")
+    assert code(officer.put(at(), json=later)) == (409, "ReleaseInForce")
     states = [each["properties"]["state"] for each in officer.get(f"{ROOT}/policyReleases").json()["value"]]
     assert states.count("inForce") == 1
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from starlette.routing import Route
 
 from entrepot.management import access, principals
 from entrepot.management.access import openapi
+from entrepot.management.access.proposal import KINDS, STATES
 from entrepot.management.access.schemas import camel, of_reader
 from entrepot.resources.schema import INNER, MANY, ONCE
 
@@ -43,6 +45,15 @@ def test_every_key_of_a_shape_is_described() -> None:
         told = DOCUMENT["components"]["schemas"][kind.capitalize()]["properties"]["properties"]["properties"]
         keys = {camel(name) for name in MANY[kind].keys} - {"name", *(("version",) if kind == "model" else ())}
         assert keys <= told.keys()
+
+
+def test_every_path_and_kind_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "access-api.md").read_text(encoding="utf-8")
+    for path in DOCUMENT["paths"]:
+        last = [part for part in path.split("/") if part and not part.startswith("{")][-1]
+        assert f"/{last}" in page, path
+    for word in (*KINDS, *STATES.values(), "breakGlass", "kycReview", "credentialValue"):
+        assert word in page
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -11,6 +11,8 @@ from entrepot.resources import schema
 from entrepot.resources.reading import Shape
 
 _READ: Final = {"readOnly": True}
+REASON: Final = r"^[^\x00]*[^\s\x00][^\x00]*$"
+ANY: Final = r"^[^\x00]*$"
 _INSTANT: Final[Schema] = {"type": "string", "format": "date-time"}
 _PERSON: Final[Schema] = {
     "type": "object",
@@ -112,7 +114,7 @@ def _patched(properties: Schema) -> Schema:
 
 
 def resource(properties: Schema, *, patch: bool = False) -> Schema:
-    tag: Schema = {"type": "string", "maxLength": 256}
+    tag: Schema = {"type": "string", "pattern": ANY, "maxLength": 256}
     told: Schema = {
         "type": "object",
         "properties": {
@@ -121,11 +123,11 @@ def resource(properties: Schema, *, patch: bool = False) -> Schema:
             "type": text() | _READ,
             "etag": text() | _READ,
             "systemData": {"type": "object", **_READ},
-            "location": {"type": "string"},
+            "location": {"type": "string", "pattern": ANY},
             "tags": {
                 "type": "object",
                 "maxProperties": 50,
-                "propertyNames": {"maxLength": 512},
+                "propertyNames": {"pattern": ANY, "maxLength": 512},
                 "additionalProperties": {"anyOf": [tag, {"type": "null"}]} if patch else tag,
             },
             "properties": properties,
@@ -191,7 +193,7 @@ _CHANGES: Final[Mapping[str, Schema]] = {
 
 
 def _request() -> Schema:
-    reason: Schema = {"type": "string", "pattern": r"\S", "maxLength": 2_000}
+    reason: Schema = {"type": "string", "pattern": REASON, "maxLength": 2_000}
     kinds: list[Schema] = []
     for kind in proposal.KINDS:
         inner: dict[str, Schema] = {
@@ -205,7 +207,7 @@ def _request() -> Schema:
             inner |= {"subject": {"const": proposal.RELEASES}, "effectiveAt": _INSTANT}
         else:
             required.append("subject")
-        kinds.append({"type": "object", "properties": inner, "required": required})
+        kinds.append({"type": "object", "properties": inner, "required": required, "additionalProperties": False})
     return {"anyOf": kinds}
 
 
@@ -235,10 +237,10 @@ def _proposal() -> Schema:
     }
 
 
-_DECISION: Final[Schema] = {"reason": {"type": "string", "maxLength": 2_000}}
+_DECISION: Final[Schema] = {"reason": {"type": "string", "pattern": ANY, "maxLength": 2_000}}
 _DETAIL: Final[Schema] = {
     "type": "object",
-    "properties": {"code": text(), "message": text(), "target": {"type": "string"}},
+    "properties": {"code": {"type": "string"}, "message": {"type": "string"}, "target": {"type": "string"}},
     "required": ["code", "message"],
 }
 _PLAIN: Final[Mapping[str, Schema]] = {
@@ -282,8 +284,9 @@ _PLAIN: Final[Mapping[str, Schema]] = {
     "Decision": {"type": "object", "properties": dict(_DECISION), "additionalProperties": False},
     "Suspension": {
         "type": "object",
-        "properties": {"reason": {"type": "string", "pattern": r"\S", "maxLength": 2_000}},
+        "properties": {"reason": {"type": "string", "pattern": REASON, "maxLength": 2_000}},
         "required": ["reason"],
+        "additionalProperties": False,
     },
     "Suspended": {
         "type": "object",
@@ -293,12 +296,14 @@ _PLAIN: Final[Mapping[str, Schema]] = {
         {
             "type": "object",
             "properties": {
-                "displayName": {"type": "string"},
+                "displayName": text(),
                 "operator": text("whose staff it is; without it, the instance's"),
                 "state": one_of("Enabled", "Disabled"),
                 "appId": {"type": "string", "format": "uuid", "description": "client id and object id", **_READ},
                 "secretMadeAt": _INSTANT | _READ,
+                "provisioningState": text() | _READ,
             },
+            "additionalProperties": False,
         }
     ),
     "Secret": {
@@ -306,7 +311,11 @@ _PLAIN: Final[Mapping[str, Schema]] = {
         "properties": {"secret": text(), "appId": {"type": "string", "format": "uuid"}, "expiresAt": _INSTANT},
         "required": ["secret"],
     },
-    "SecretRequest": {"type": "object", "properties": {"revokeOthers": {"type": "boolean"}}},
+    "SecretRequest": {
+        "type": "object",
+        "properties": {"revokeOthers": {"type": "boolean", "default": False}},
+        "additionalProperties": False,
+    },
 }
 
 

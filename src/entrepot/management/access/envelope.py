@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from entrepot.wire import arm
 COMPUTED: Final = frozenset({"id", "name", "type", "etag", "systemData"})
 _KNOWN: Final = frozenset({*COMPUTED, "properties", "tags", "location"})
 _TAGS: Final = 50
+# Quotes may be missing: some clients take them off.
+ETAG: Final = r'\*|(W/)?("[0-9A-Za-z._-]{1,64}"|[0-9A-Za-z._-]{1,64})'
+_ETAG: Final = re.compile(ETAG)
 
 
 def shown(row: Row, properties: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def sent(body: Mapping[str, Any], *, patch: bool = False) -> dict[str, Any]:
     if problems:
         raise invalid(problems)
     return {key: value for key, value in body.items() if key not in COMPUTED} | {
-        "properties": {key: value for key, value in properties.items() if key != "provisioningState"}
+        "properties": {key: _whole(value) for key, value in properties.items() if key != "provisioningState"}
     }
 
 
@@ -94,4 +98,19 @@ def _etags(request: Request, header: str) -> frozenset[str] | None:
     value = request.headers.get(header)
     if value is None:
         return None
-    return frozenset(each.strip().removeprefix("W/").strip('"') for each in value.split(","))
+    listed = [each.strip() for each in value.split(",")]
+    if not all(map(_ETAG.fullmatch, listed)):
+        message = f"`{header}` is no ETag; write `*`, or an ETag as an answer gave it"
+        raise Error(Code.BAD_REQUEST, message, name="InvalidHeaderValue", param=header)
+    return frozenset(each.removeprefix("W/").strip('"') for each in listed)
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: `1.0` is the integer 1."""
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value

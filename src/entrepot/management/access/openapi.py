@@ -14,6 +14,7 @@ import entrepot
 from entrepot.management import http
 from entrepot.management.access import descriptions, proposals, suspension
 from entrepot.management.access.collections import COLLECTED, ROOT, Collection
+from entrepot.management.access.envelope import ETAG
 from entrepot.management.access.proposal import GUID
 from entrepot.management.access.schemas import REFERENCE, Schema, text
 
@@ -230,7 +231,7 @@ _CONDITIONS: Final = [
         "name": header,
         "in": "header",
         "description": told,
-        "schema": {"type": "string", "pattern": '^(\\*|(W/)?"[0-9a-f]{1,64}")$'},
+        "schema": {"type": "string", "pattern": f"^({ETAG})$"},
     }
     for header, told in (("If-Match", "only if it still is that one"), ("If-None-Match", "only if it is not there"))
 ]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from entrepot.errors import Detail
+from entrepot.errors import Code, Detail, Error
 from entrepot.management.access.envelope import invalid
 from entrepot.management.access.instants import iso
 from entrepot.management.access.narrowing import refuse_widening
@@ -24,15 +24,15 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def operator_of(standing: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
-    """In whose book it stands. Raises Error (400): it has to be said at first, and never changes."""
+    """In whose book it stands. Raises Error: it has to be said at first (400), and never changes (409)."""
     given = properties.get("operator")
     if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", given):
         fix = "expected the name of the operator in whose book it stands"
         raise invalid([Detail("InvalidProperty", fix, "properties.operator")])
     there = standing.get("operator")
     if there is not None and given != there:
-        fix = f"it stands in the book of `{there}` and stays there; another operator records it anew"
-        raise invalid([Detail("InvalidProperty", fix, "properties.operator")])
+        message = f"it stands in the book of `{there}` and stays there; another operator records it anew"
+        raise Error(Code.CONFLICT, message, name="Conflict", param="properties.operator")
     return given
 
 
@@ -75,6 +75,14 @@ def complete(
         properties["kycReview"] = standing["kycReview"]
     else:
         properties.pop("kycReview", None)
+
+
+def keep_findings(standing: Mapping[str, Any]) -> None:
+    """Raises Error CONFLICT: who was rejected would come back unknown, by one person's hand."""
+    for key, finding in (("kyc", "rejected"), ("screening", "hit")):
+        if standing.get(key) == finding:
+            message = f"its `{key}` is `{finding}`, which stays on record; reinstate it first if that was a mistake"
+            raise Error(Code.CONFLICT, message, name="FindingOnRecord", param=f"properties.{key}")
 
 
 def _keep_grounds(standing: Mapping[str, Any], properties: dict[str, Any]) -> None:

@@ -107,7 +107,7 @@ async def prepared(control: Control, who: Caller, proposed: Proposed) -> Prepare
     release, more, packs = await asyncio.to_thread(
         _examined, proposed.change.get("packs"), in_force, world, folders, now_ms
     )
-    if release == in_force.release and proposed.effective_ms is None and not _scheduled(rows):
+    if release == in_force.release:  # also for a later instant: a release is either in force or to come
         raise Error(Code.CONFLICT, f"`{release}` is in force already", name="ReleaseInForce")
     change = {key: value for key, value in proposed.change.items() if key == "warnDays"} | {"packs": packs}
     return Prepared(proposed._replace(change=change), {"release": release, "base": base, "reports": more})

@@ -20,6 +20,7 @@ RELEASES: Final = "/providers/Entrepot.Access/policyReleases"
 GUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FAR_MS: Final = 5 * 366 * 86_400_000
 _REASON: Final = 2_000
+_ASKED: Final = ("kind", "subject", "change", "reason", "effectiveAt")
 
 
 class About(NamedTuple):
@@ -72,6 +73,9 @@ def read(properties: Mapping[str, Any], now_ms: int) -> Proposed:
     def wrong(field: str, message: str) -> None:
         problems.append(Detail("InvalidProperty", message, f"properties.{field}"))
 
+    for key in properties:
+        if key not in _ASKED:
+            wrong(key, f"unknown key `{key}`; keys here: {', '.join(f'`{name}`' for name in _ASKED)}")
     kind = properties.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         wrong("kind", f"expected one of {', '.join(f'`{name}`' for name in KINDS)}")

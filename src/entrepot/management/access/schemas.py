@@ -21,6 +21,9 @@ REFERENCE: Final = "#/components/schemas/"
 # Any text on one line that is not blank: `values.text`.
 _LINE: Final = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 _TERRITORY: Final = f"^({'|'.join(sorted({*CODES, *ALIASES}))})(-[A-Z0-9]{{1,3}})?$"
+_OCTET: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_PORT: Final = r"[0-9]{1,4}"
+_HOST: Final = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 _INSTANT: Final[Schema] = {
     "type": "string",
     "format": "date-time",
@@ -137,9 +140,21 @@ _PLAIN: Final[Mapping[Reader, Schema]] = {
     values.share: {"anyOf": [{"type": "number", "minimum": 0, "maximum": 100}, {"const": UNKNOWN}]},
     values.network: _NETWORK,
     values.trusted_network: _NETWORK,
-    values.listener: text("`host:port` or `[IPv6]:port`"),
-    values.base_url: {"type": "string", "format": "uri", "description": "`http` or `https`; no query, no password"},
-    values.proxy_url: {"type": "string", "format": "uri", "description": "`http://[user:password@]host:port`"},
+    values.listener: {
+        "type": "string",
+        "pattern": rf"^([A-Za-z]([A-Za-z0-9.-]*[A-Za-z0-9])?|{_OCTET}(\.{_OCTET}){{3}}|\[::1?\]):{_PORT}$",
+        "description": "`host:port`, or `[IPv6]:port`",
+    },
+    values.base_url: {
+        "type": "string",
+        "pattern": rf"^https?://{_HOST}(:[1-9][0-9]{{0,3}})?(/[A-Za-z0-9._~-]+)*/?$",
+        "description": "`http` or `https`; no query, no user and password",
+    },
+    values.proxy_url: {
+        "type": "string",
+        "pattern": rf"^http://([A-Za-z0-9]+(:[A-Za-z0-9]+)?@)?{_HOST}:[1-9][0-9]{{0,3}}/?$",
+        "description": "`http://[user:password@]host:port`",
+    },
     values.client_key: text("`sha256:` and 64 hexadecimal digits, `env:NAME` or `file:PATH`"),
     values.credential: {
         "type": "string",

@@ -30,6 +30,8 @@ async def _suspend(request: Request) -> Response:
     names = request.path_params
     id = account_id(names["subscription"], names["group"], names["account"])  # noqa: A001
     body = await http.body(request)
+    if unknown := sorted(body.keys() - {"reason"}):
+        raise invalid([Detail("InvalidProperty", f"unknown key `{key}`; write only `reason`", key) for key in unknown])
     reason = body.get("reason")
     if not isinstance(reason, str) or not reason.strip() or len(reason) > 2_000:
         raise invalid([Detail("InvalidProperty", "expected a text that says why, at most 2000 characters", "reason")])

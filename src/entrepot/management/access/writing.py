@@ -49,8 +49,10 @@ async def prepare(kind: str, write: Write) -> str | None:
 
 
 async def prepare_removal(write: Write) -> None:
-    """Raises Error CONFLICT while something that the world does not know of needs the row."""
+    """Raises Error CONFLICT where the row has to stay for a reason that the rules of the world do not know."""
     assert write.before is not None
+    if write.before.kind == "organization":
+        organizations.keep_findings(write.standing)
     if write.before.kind != "operator":
         return
     for kind in ("organization", "upstream"):
@@ -102,7 +104,7 @@ async def _site(write: Write) -> str | None:
     await _of_instance(write)
     network = write.properties.get("network")
     if isinstance(network, str) and site_name(network) != write.name:
-        message = f"a site is named after its network; PUT it to `{access_id('site', site_name(network))}`"
+        message = "the site has another name than this network's, with `-` for `/`; PUT it under its own"
         raise invalid([Detail("InvalidProperty", message, "properties.network")])
     return None
 
@@ -142,12 +144,19 @@ async def _upstream(write: Write) -> str | None:
     row = await write.change.get(EVERYTHING, access_id("region", region)) if isinstance(region, str) else None
     operator = row.body["properties"].get("operator") if row is not None else None
     if operator is None:
-        # Who may write nowhere learns nothing; who may is told by the rules of the world that the region is missing.
+        # Who may write nowhere learns nothing.
         require(write.who, action, (write.id.lower(), INSTANCE))
-        raise invalid([Detail("InvalidProperty", "expected the name of a region that exists", "properties.region")])
+        raise _nothing("region", region)
     require(write.who, action, chain_from(write.id, operator))
     await _credential(write)
     return str(operator).lower()
+
+
+def _nothing(kind: str, name: Any) -> Error:
+    target = f"properties.{kind}"
+    if not isinstance(name, str):
+        return invalid([Detail("InvalidProperty", f"expected the name of a {kind}", target)])
+    return Error(Code.CONFLICT, f"there is no {kind} `{name}`; make it first", name="Conflict", param=target)
 
 
 async def _credential(write: Write) -> None:
@@ -177,7 +186,7 @@ async def _organization(write: Write) -> str | None:
     chain = chain_from(write.id, operator)
     organizations.authorize(write.who, chain, write.standing, write.properties)
     if write.before is None and await write.change.get(EVERYTHING, access_id("operator", operator)) is None:
-        raise invalid([Detail("InvalidProperty", f"there is no operator `{operator}`", "properties.operator")])
+        raise _nothing("operator", operator)
     organizations.complete(write.id, write.standing, write.properties, write.who.actor, write.change.at_ms)
     return operator.lower()
 
