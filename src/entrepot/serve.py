@@ -142,6 +142,7 @@ async def serve(plan: Plan) -> None:
         if fresh and plan.world is not None:
             await _apply(plan, plan.world)
         tasks.append(await gateway.start("serving "))
+        (plan.data / "gateways" / GATEWAY / "enrol.token").unlink(missing_ok=True)  # it worked once, and will not again
         _tell(plan, control.lines[-1], gateway.lines[-1], fresh=fresh)
         await stopped.wait()
     except Error:
@@ -211,7 +212,7 @@ async def _apply(plan: Plan, world: Path) -> None:
 def _tell(plan: Plan, managing: str, serving: str, *, fresh: bool) -> None:
     """What is where, and what to type next."""
     management = managing.split()[2]
-    urls = [word.strip("(),") for word in serving.split() if word.startswith("http")]
+    urls = [word.strip("(),") for word in serving.partition(" on ")[2].split() if word.startswith("http")]
     print(f"management   {management}")  # noqa: T201
     print(f"data plane   {urls[0] if urls else serving}")  # noqa: T201
     if len(urls) > 1:

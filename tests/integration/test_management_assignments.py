@@ -223,6 +223,9 @@ def test_stale_writes_and_what_cannot_change(admin: httpx.Client, up: Plane) -> 
     assert admin.put(path, json={"properties": {}}, headers={"if-match": etag}).status_code == 200
     for properties in ({"appId": str(uuid4())}, {"operator": "north"}):
         assert admin.put(path, json={"properties": properties}).status_code == 400
+    assert admin.put(path, json={"properties": {"owner": "Li Wei"}}).status_code == 200
+    kept = admin.put(path, json={"properties": {"displayName": "other"}}).json()["properties"]
+    assert (kept["owner"], kept["displayName"]) == ("Li Wei", "other")
     sent_back = admin.put(path, json={"properties": admin.get(path).json()["properties"]})
     assert sent_back.status_code == 200
 

@@ -37,7 +37,7 @@ _TYPE = "Entrepot.Access/principals"
 _READ, _WRITE, _DELETE = f"{_TYPE}/read", f"{_TYPE}/write", f"{_TYPE}/delete"
 _NEW_SECRET = f"{_TYPE}/newSecret/action"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_KNOWN = frozenset({"displayName", "operator", "state", "appId"})
+_KNOWN = frozenset({"displayName", "operator", "owner", "state", "appId"})
 _PATH = f"/providers/{_TYPE}"
 
 
@@ -83,8 +83,8 @@ async def _put(request: Request) -> Response:
             "displayName": wanted.get("displayName", _name(request)),
             "state": wanted.get("state", "Enabled"),
         }
-        if operator is not None:
-            properties["operator"] = operator
+        owner = wanted.get("owner") or (before.body["properties"].get("owner") if before is not None else None)
+        properties |= {key: value for key, value in (("operator", operator), ("owner", owner)) if value is not None}
         row = change.draft(identity, "principal", {"properties": properties}, operator=(operator or "").lower())
         row = await change.put(row, if_match=_if_match(request))
         if before is not None:

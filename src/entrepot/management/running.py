@@ -119,15 +119,16 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
         assert config.ssl is not None
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         server = _Server(config, lambda: ready(told, begun))
-        _until_signalled(server)
+        _until_signalled(server, control)
         await server.serve([listener])
     finally:
         await control.close()
         listener.close()
 
 
-def _until_signalled(server: uvicorn.Server) -> None:
+def _until_signalled(server: uvicorn.Server, control: Control) -> None:
     def stop() -> None:
+        control.publisher.release()  # gateways that wait for news would hold us up for as long as they may wait
         server.force_exit = server.should_exit
         server.should_exit = True
 
