@@ -15,7 +15,7 @@ from entrepot.ledger import verify
 from entrepot.ledger.derived import Derived, Stored
 from entrepot.ledger.keys import Signer
 from entrepot.ledger.note import write_receipt
-from entrepot.ledger.tree import HASH, LEVELS, Growth, Proofs, check_consistency
+from entrepot.ledger.tree import HASH, LEVELS, Growth, Proofs, check_consistency, known
 from entrepot.ledger.verify import (
     Checkpoint,
     Tree,
@@ -234,3 +234,23 @@ def test_one_spelling_of_base64() -> None:
     assert base64.b64decode(loose) == ENTRIES[5]
     with pytest.raises(Unproved):
         open_receipt(receipt(5).replace(encoded.encode(), loose.encode()), KEY)
+
+
+@pytest.mark.parametrize("changed", [None, 0, 300, 999])
+def test_what_is_known_of_a_tree_saves_work_and_changes_nothing(tmp_path: Path, changed: int | None) -> None:
+    leaves = [sha256(number.to_bytes(4, "big")).digest() for number in range(1_000)]
+    growth, derived = Growth(), Derived(tmp_path)
+    derived.add(growth.extend(leaves), range(1_000))
+    derived.close()
+    read, root = Stored(tmp_path).hashes, growth.root()
+    assert known(read, 1_000, leaves[0]) is None
+    assert known(read, 1_001, root) is None
+    found = known(read, 1_000, root)
+    assert found is not None
+    if changed is not None:
+        leaves[changed] = leaves[1]
+    again = Growth(found)
+    for start in range(0, 1_000, 700):
+        again.extend(leaves[start : start + 700])
+    assert again.root() == defined(leaves)
+    assert (again.root() == root) is (changed is None)

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 from msgspec import UNSET
 
-from entrepot.ledger.derived import Derived
+from entrepot.ledger.derived import Derived, Stored
 from entrepot.ledger.entries import Closed, Opened, decode
 from entrepot.ledger.files import Files
 from entrepot.ledger.frames import framed, header, header_end, private_file, recorded, settled
 from entrepot.ledger.keys import Signer
 from entrepot.ledger.store import Store
-from entrepot.ledger.tree import Growth
+from entrepot.ledger.tree import Growth, known
 from entrepot.ledger.verify import (
     ADMITTED,
     CHECKPOINT,
@@ -35,6 +35,7 @@ from entrepot.ledger.verify import (
 )
 
 SEGMENT_BYTES = 1 << 26
+LONGEST_BEFORE = 50  # bytes of an outcome before its reference
 OPENED, CLOSED = b'{"opened":', b'{"closed":'
 
 log = logging.getLogger(__name__)
@@ -73,13 +74,14 @@ class Log:
     that recovery found without the personal data that they commit to: nobody had been told of them.
     """
 
-    def __init__(self, files: Files, places: Places, signer: Signer, origin: str) -> None:
-        """Of a log's folder; `read_in` gives it what stands there, then `resume` lets it append."""
-        self.origin = origin
+    def __init__(self, files: Files, places: Places, signer: Signer, signed: Checkpoint) -> None:
+        """Of a log with its last checkpoint; `read_in` gives it what stands there, then `resume` lets it append."""
+        self.origin = origin = signed.origin
         self.folder = places.log(origin)
-        self.growth = Growth()
+        # Derived files are begun anew, but what they hold of the tree saves most of the work of making it again.
+        self.growth = Growth(known(Stored(places.derived(origin)).hashes, signed.size, signed.root))
         self.open: dict[str, set[int]] = {}
-        self.signed = Checkpoint(origin, 0, self.growth.root())
+        self.signed = signed
         self.ended: str | None = None
         self.undisclosed: list[int] = []
         self.segment_bytes = SEGMENT_BYTES
@@ -107,6 +109,7 @@ class Log:
 
     def resume(self, first: int, end: int, private_end: int) -> None:
         """Append from here on: first entry and end of the last segment, end of its side file. Raises OSError."""
+        self.growth.known = None  # it has served
         self._first = first
         self._segment = Store(self._files, self.folder / segment_name(self._first), end)
         self._private = Store(self._files, private_file(self.folder, self._first), private_end)
@@ -184,13 +187,14 @@ class Log:
         """Keep `open` up to date."""
         mine = self.open.setdefault(self.origin, set())
         reference = b'"decision":"' + self.origin.encode() + b"/"
+        length = len(reference)
         for at, entry in enumerate(entries, index):
             if entry.startswith(ADMITTED):
                 mine.add(at)
             elif entry.startswith(OUTCOME):
-                start = entry.find(reference) + len(reference)
-                if start >= len(reference):
-                    mine.discard(int(entry[start : entry.find(b'"', start)]))
+                start = entry.find(reference, 0, LONGEST_BEFORE + length)
+                if start >= 0:
+                    mine.discard(int(entry[start + length : entry.index(b'"', start + length)]))
                 else:
                     origin, number = decision_of(entry) or ("", -1)
                     self.open.get(origin, mine).discard(number)

@@ -21,6 +21,7 @@ from entrepot.ledger.frames import erased, is_erased, private_file, records, set
 from entrepot.ledger.keys import Signer
 from entrepot.ledger.log import Log, Places, quarantine
 from entrepot.ledger.verify import (
+    ADMITTED,
     BATCH,
     CHECKPOINT,
     FRAME,
@@ -42,6 +43,9 @@ WHAT_NOW = (
 
 _AT_ONCE = 4096
 CHECKSUM = Struct(">I")
+_HEAD = FRAME.size
+_SUM = 5  # where the checksum stands before the data
+_D = ord("d")  # of decisions only their beginning is looked at
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +62,7 @@ def recover(files: Files, places: Places, signer: Signer, origin: str) -> Log:
     """The log as it was acknowledged, ready to be appended to. Raises LedgerRefused, or OSError."""
     folder = places.log(origin)
     signed = _signed(folder, signer, origin)
-    log = Log(files, places, signer, origin)
+    log = Log(files, places, signer, signed)
     try:
         last = _read(log, folder, signed)
         _refuse_what_is_gone(log, last, signed)
@@ -72,7 +76,6 @@ def recover(files: Files, places: Places, signer: Signer, origin: str) -> Log:
     except BaseException:
         log.abandon()
         raise
-    log.signed = signed
     return log
 
 
@@ -155,16 +158,17 @@ def _map(path: Path) -> Bytes:
 
 def _read_in(log: Log, segment: _Segment, signed: Checkpoint) -> None:
     """A few thousand entries at a time, halting where the checkpoint's root is to be compared."""
-    data, spans, checksum = segment.data, segment.spans, CHECKSUM.unpack_from
+    data, view, spans, checksum = segment.data, memoryview(segment.data), segment.spans, CHECKSUM.unpack_from
     cuts = {*range(0, len(spans), _AT_ONCE), len(spans)}
     if 0 <= signed.size - segment.first <= len(spans):
         cuts.add(signed.size - segment.first)
     for start, stop in pairwise(sorted(cuts)):
         part = spans[start:stop]
-        entries = [data[a:b] for a, b in part]
-        hashes = [sha256(b"\x00" + entry).digest() for entry in entries]
+        # No copies: a leaf's hash is that of the bytes as they stand, with the zero that ends the head.
+        hashes = [sha256(view[a - 1 : b]).digest() for a, b in part]
+        entries = [data[a:b] if data[a + 2] != _D else data[a : a + len(ADMITTED)] for a, b in part]
         offsets = [a - FRAME.size for a, _ in part]
-        if [*map(crc32, entries, offsets)] != [checksum(data, offset + 7)[0] for offset in offsets]:
+        if any(crc32(view[a:b], a - _HEAD) != checksum(view, a - _SUM)[0] for a, b in part):
             raise LedgerRefused(f"a checksum in `{segment.path}` was changed, behind byte {offsets[0]}; {WHAT_NOW}")
         try:
             log.read_in(entries, hashes, offsets)

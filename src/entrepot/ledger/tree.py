@@ -18,11 +18,48 @@ _WIDTH = 1 << _HEIGHT
 Read = Callable[[int, int, int], bytes]
 
 
+class Known:
+    """Stored hashes of a tree, those of its subtrees having been found to lead to its root.
+
+    INVARIANT: a subtree's root is taken from here only for leaves that were hashed anew and are as they are stored, so
+    an entry that was damaged does not get the root that it had. Who changes entries and stored hashes alike is found by
+    `verify`, which takes nothing from here.
+    """
+
+    def __init__(self, leaves: bytes, nodes: bytes) -> None:
+        """Of the leaves, and of the full subtrees over 256 of them."""
+        self._leaves = leaves
+        self._nodes = nodes
+
+    def node(self, number: int, leaves: Sequence[bytes]) -> bytes | None:
+        """The root over full subtree `number`, if these are its leaves."""
+        size = _WIDTH * HASH
+        if self._leaves[number * size : (number + 1) * size] != b"".join(leaves):
+            return None
+        return self._nodes[number * HASH : (number + 1) * HASH] or None
+
+
+def known(read: Read, size: int, root: bytes) -> Known | None:
+    """What is stored of the tree of `size` leaves, if it leads to the root that was signed."""
+    full = size >> _HEIGHT
+    leaves, nodes = read(0, 0, size), read(1, 0, full)
+    if len(leaves) < size * HASH or len(nodes) < full * HASH:
+        return None
+    above = Tree()
+    above.extend([nodes[at : at + HASH] for at in range(0, len(nodes), HASH)])
+    rest = Tree()
+    rest.extend([leaves[at : at + HASH] for at in range(full * _WIDTH * HASH, len(leaves), HASH)])
+    whole = Tree()
+    whole.edge = [*above.edge, *rest.edge]
+    return Known(leaves, nodes) if whole.root() == root else None
+
+
 class Growth:
     """The growing edge of a tree, and the hashes of the subtrees that its growth completes."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Known | None = None) -> None:
         self.size = 0
+        self.known = known
         # Of each level's hashes those that are not in a full subtree of the next level yet.
         self._edges = [Tree() for _ in range(LEVELS)]
 
@@ -32,6 +69,12 @@ class Growth:
         lowest, start = self._edges[0], 0
         while start < len(hashes):
             part = hashes[start : start + _WIDTH - lowest.size]
+            if self.known is not None and len(part) == _WIDTH:
+                node = self.known.node((self.size + start) // _WIDTH, part)
+                if node is not None:
+                    self._put(0, node, added)
+                    start += _WIDTH
+                    continue
             lowest.extend(part)
             start += len(part)
             if lowest.size == _WIDTH:
@@ -48,6 +91,10 @@ class Growth:
     def _complete(self, level: int, added: list[list[bytes]]) -> None:
         node = self._edges[level].root()
         self._edges[level] = Tree()
+        self._put(level, node, added)
+
+    def _put(self, level: int, node: bytes, added: list[list[bytes]]) -> None:
+        """The root of a full subtree of that level's hashes."""
         above = self._edges[level + 1]
         above.extend([node])
         added[level + 1].append(node)
