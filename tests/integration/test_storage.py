@@ -505,7 +505,7 @@ def test_several_may_start_at_once(url: str) -> None:
     ("url", "says"),
     [
         ("mysql://x", "a database of the kind `mysql` is not known"),
-        ("sqlite:////nowhere/at/all/control.db", "the database does not answer .*unable to open"),
+        ("sqlite:////nowhere/at/all/control.db", "the database does not answer .*o such file"),
         ("postgresql://x@/y?host=/nowhere", "the database does not answer"),
         ("postgresql://x:pw@127.0.0.1:1/y", "the database does not answer"),
     ],
@@ -529,6 +529,7 @@ def test_sqlite_keeps_what_it_committed_when_the_power_goes(tmp_path: Path) -> N
         assert said == ["wal", 2, 1]
 
     opened(f"sqlite:///{tmp_path}/control.db", work)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
 def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ def is_postgresql(engine: AsyncEngine) -> bool:
 def _sqlite(path: Path) -> AsyncEngine:
     # The driver leaves a thread behind where it cannot open a file; so that is found out before.
     try:
+        path.touch(mode=0o600)  # SQLite gives its other files the same mode
         sqlite3.connect(path).close()
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, OSError) as exc:
         raise unavailable(exc, f"the file is `{path}`") from exc
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=_POOL, max_overflow=0)
 

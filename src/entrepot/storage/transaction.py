@@ -72,10 +72,7 @@ class Transaction:
         if held is not None and held.deleted_ms is not None and row.deleted_ms is None and if_match != held.etag:
             message = f"`{held.id}` is soft-deleted: recover or purge it first"
             raise Error(Code.CONFLICT, message, name="SoftDeleted", param=held.id)
-        claim = queries.claim_of(row)
-        if claim is not None and (other := (await self._execute(queries.claimed(claim, key))).first()) is not None:
-            state = "a soft-deleted" if other.deleted_ms is not None else "another"
-            raise Error(Code.CONFLICT, f"the name `{row.name}` is taken by {state} account", name="CustomDomainInUse")
+        await self._claim(row, key, held)
         row = replace(row, etag=random.token_hex(8))
         if held is None:
             await self._execute(instance_wide(insert(resources).values(queries.values_of(row, key)), ONE_WRITER))
@@ -159,6 +156,15 @@ class Transaction:
         await self._execute(instance_wide(insert(outbox).values(values), OUTBOX))
         self.recorded.append(id)
         return n
+
+    async def _claim(self, row: Row, key: str, held: Row | None) -> None:
+        """Raises Error where what no two rows may have is another's."""
+        claim = queries.claim_of(row)
+        if claim is None or (held is not None and queries.claim_of(held) == claim):
+            return
+        if (other := (await self._execute(queries.claimed(claim, key))).first()) is not None:
+            state = "a soft-deleted" if other.deleted_ms is not None else "another"
+            raise Error(Code.CONFLICT, f"the name `{row.name}` is taken by {state} account", name="CustomDomainInUse")
 
     async def _turn(self, rows: builtins.list[Row], deleted_ms: int | None, purge_ms: int | None) -> builtins.list[Row]:
         turned = [replace(row, etag=random.token_hex(8), deleted_ms=deleted_ms, purge_ms=purge_ms) for row in rows]
