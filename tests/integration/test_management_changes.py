@@ -214,6 +214,30 @@ def test_mistakes_are_told_with_their_fields_and_change_nothing(tmp_path: Path) 
     over(work, tmp_path)
 
 
+def test_settings_and_regions_that_would_break_others_are_refused(tmp_path: Path) -> None:
+    async def settings(control: Control, given: dict[str, Any]) -> None:
+        async with control.change(ADMIN, "test/write") as change:
+            await change.put(change.draft(SETTINGS, "settings", {"properties": given}))
+
+    async def work(control: Control, data: Path) -> None:
+        for given, target in (
+            ({"warnDays": "soon"}, "properties.warnDays"),
+            ({"issuer": {"url": 5}}, "properties.issuer"),
+            ({"dataDomain": "Not A Domain"}, "properties.dataDomain"),
+            ({"trustedProxies": ["0.0.0.0/0"]}, "properties.trustedProxies[0]"),
+        ):
+            error = await refused(control, settings(control, given))
+            assert (error.code, [detail.target for detail in error.details]) == (Code.INVALID_BODY, [target])
+        await settings(control, {"warnDays": 3})
+        assert control.world.warn_days == 3
+        japan = await row_of(control, JAPAN)
+        error = await refused(control, write(control, japan, properties(japan, zones=["far"])))
+        assert error.code is Code.CONFLICT
+        assert "`robotics-ai`" in error.message
+
+    over(work, tmp_path)
+
+
 def test_what_is_in_use_cannot_be_deleted(tmp_path: Path) -> None:
     async def delete(control: Control, resource: str) -> None:
         async with control.change(ADMIN, "test/delete") as change:

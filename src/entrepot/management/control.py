@@ -21,7 +21,8 @@ from entrepot.management.changes import ITSELF, Actor, Change, now_ms, to_its_en
 from entrepot.management.judgement import Asked, Operation, Verdict, Writing, consider, entry_of
 from entrepot.management.outbox import Outbox
 from entrepot.management.publish import Publisher
-from entrepot.management.world import Step, Touched, World, declared_account, following, load, refused
+from entrepot.management.touched import Step, Touched, declared_account, following
+from entrepot.management.world import World, load, refused
 from entrepot.origin.resolve import egress_networks
 from entrepot.policy import Program
 from entrepot.resources import model as declared

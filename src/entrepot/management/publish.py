@@ -19,7 +19,8 @@ from starlette.routing import Route
 from entrepot.errors import Code, Error
 from entrepot.management.changes import now_ms
 from entrepot.management.http import control_of, peer_of, route
-from entrepot.management.world import Gateway, Step, World
+from entrepot.management.touched import Step
+from entrepot.management.world import Gateway, World
 from entrepot.resources.model import Account, Organization, Subscription
 from entrepot.snapshot import Delta, Published, Revision, encode
 from entrepot.snapshot.published import Kind, name_of

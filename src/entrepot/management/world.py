@@ -11,28 +11,21 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from entrepot.errors import Code, Detail, Error
-from entrepot.management.authorize import Listing, concerns_access, listing_of
+from entrepot.management.authorize import Listing, listing_of
 from entrepot.management.roles import data_scopes
 from entrepot.resources import model as declared
-from entrepot.resources.checking import check_world
+from entrepot.resources import values
 from entrepot.resources.documents import Document, Reading, milliseconds
-from entrepot.resources.ids import access_id, parent_account, part, subscription_id
-from entrepot.resources.problems import Problem, WorldInvalid
-from entrepot.resources.reading import Row as SheetRow
-from entrepot.snapshot import Delta, Issuer, Published, Revision
-from entrepot.snapshot.compiled import compile_policy
-from entrepot.snapshot.published import Kind
-from entrepot.storage import EVERYTHING, Row, Transaction
+from entrepot.resources.ids import parent_account, part
+from entrepot.resources.problems import Problem
+from entrepot.resources.reading import Mistake
+from entrepot.snapshot import Issuer, Published, Revision
+from entrepot.storage import Row, Transaction
 
 T = TypeVar("T")
 
 CATALOGUE: Final = ("operator", "region", "provider", "model", "upstream", "site")
-_FIELDS: Final = ("operators", "regions", "providers", "models", "upstreams", "sites")
-_ACCESS: Final = "/providers/entrepot.access/"
-_WHOLE: Final = tuple(
-    f"{_ACCESS}{each}/" for each in ("operators", "regions", "providers", "models", "upstreams", "sites", "settings")
-)
-_USERS_SHOWN: Final = 5
+FIELDS: Final = ("operators", "regions", "providers", "models", "upstreams", "sites")
 
 
 def ref(id: str, name: str) -> str:  # noqa: A002
@@ -46,6 +39,14 @@ class Gateway(msgspec.Struct, frozen=True):
     given: declared.Gateway
     sealing: bytes | None
     secret: bytes | None
+
+
+class _Issuer(msgspec.Struct, frozen=True):
+    """As it stands in the settings."""
+
+    url: str
+    keys: dict[str, Any]
+    audiences: list[str]
 
 
 class World(msgspec.Struct, frozen=True):
@@ -81,17 +82,6 @@ class World(msgspec.Struct, frozen=True):
         return Published(revision, world, self.secrets, self.issuer, self.grants)
 
 
-class Step(NamedTuple):
-    """From one world to the next. Without a delta the whole is to be published."""
-
-    world: World
-    delta: Delta | None
-    gateways: frozenset[str]
-
-
-Touched = Mapping[str, Row | None]
-
-
 async def load(transaction: Transaction) -> World:
     """All that the database holds. Raises Error when it holds what this release cannot serve."""
     rows = await transaction.all()
@@ -100,21 +90,21 @@ async def load(transaction: Transaction) -> World:
     by_kind: dict[str, list[Row]] = {}
     for row in rows:
         by_kind.setdefault(row.kind, []).append(row)
-    frame = _Frame.of(by_kind, secrets, reading)
-    organizations = {row.name: reading.resource(_document(row)) for row in by_kind.get("organization", ())}
-    subscriptions = {row.name.lower(): _subscription(row, reading) for row in by_kind.get("subscription", ())}
+    frame = Frame.of(by_kind, secrets, reading)
+    organizations = {row.name: reading.resource(document_of(row)) for row in by_kind.get("organization", ())}
+    subscriptions = {row.name.lower(): contract_of(row, reading) for row in by_kind.get("subscription", ())}
     deployments: dict[str, list[Row]] = {}
     for row in by_kind.get("deployment", ()):
         deployments.setdefault(parent_account(row.id.lower()), []).append(row)
-    disabled = frozenset(row.name.lower() for row in by_kind.get("subscription", ()) if _is_disabled(row))
+    disabled = frozenset(row.name.lower() for row in by_kind.get("subscription", ()) if is_disabled(row))
     accounts = {}
     for row in by_kind.get("account", ()):
         key, owner = row.id.lower(), (part(row.id, "subscriptions") or "").lower()
-        account = _account(row, deployments.get(key, ()), subscriptions.get(owner), _keys(key, secrets), reading)
+        account = account_of(row, deployments.get(key, ()), subscriptions.get(owner), keys_of(key, secrets), reading)
         if account is not None and owner in disabled:
             account = msgspec.structs.replace(account, state="suspended")
         accounts[row.name.lower()] = account
-    _refuse(reading, Code.NOT_READY, "the database holds what this release cannot serve")
+    refuse(reading, Code.NOT_READY, "the database holds what this release cannot serve")
     principals = {row.id.lower(): row for row in by_kind.get("principal", ())}
     assignments = {row.id.lower(): row for row in by_kind.get("roleAssignment", ())}
     return World(
@@ -127,40 +117,13 @@ async def load(transaction: Transaction) -> World:
         frame.issuer,
         principals,
         assignments,
-        _grants(principals, assignments),
+        grants_of(principals, assignments),
         frame.gateways,
         frame.releases,
     )
 
 
-async def following(world: World, transaction: Transaction, touched: Touched, after: Revision, to: Revision) -> Step:
-    """The world after a change that touched these ids, read in its transaction; only they are read and checked.
-
-    Raises Error: INVALID_BODY for mistakes inside a resource, CONFLICT for those between resources.
-    """
-    reader = _Reader(world, transaction, touched)
-    await reader.read()
-    gone = [key for key, row in touched.items() if row is None]
-    await _refuse_use(reader.world, transaction, gone)
-    _refuse(reader.reading, Code.INVALID_BODY, "the resource is not valid")
-    reader.close()
-    check_world(reader.reading.sheet, reader.reading.place)
-    _refuse(reader.reading, Code.CONFLICT, "the change does not fit what is there")
-    delta = None
-    if not reader.whole:
-        delta = Delta(
-            after,
-            to,
-            tuple(reader.organizations.values()),
-            tuple(reader.subscriptions.values()),
-            tuple(reader.accounts.values()),
-            tuple(reader.gone),
-            grants=reader.world.grants if reader.granted else None,
-        )
-    return Step(reader.world, delta, frozenset(reader.gateways))
-
-
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """All but the clients and who may do what."""
 
     catalogue: declared.World
@@ -170,11 +133,11 @@ class _Frame(NamedTuple):
     releases: dict[str, int]
 
     @classmethod
-    def of(cls, by_kind: Mapping[str, Sequence[Row]], secrets: Mapping[str, bytes], reading: Reading) -> _Frame:
+    def of(cls, by_kind: Mapping[str, Sequence[Row]], secrets: Mapping[str, bytes], reading: Reading) -> Frame:
         """`secrets` are at least those of upstreams and gateways."""
         held: dict[str, str] = {}
         found: dict[str, tuple[Any, ...]] = {}
-        for kind, field in zip(CATALOGUE, _FIELDS, strict=True):
+        for kind, field in zip(CATALOGUE, FIELDS, strict=True):
             structs = (_catalogued(row, secrets, held, reading) for row in by_kind.get(kind, ()))
             found[field] = tuple(each for each in structs if each is not None)
         settings = next(iter(by_kind.get("settings", ())), None)
@@ -182,180 +145,14 @@ class _Frame(NamedTuple):
         catalogue = declared.World(
             gateway=_gateway(settings, None, reading) or declared.Gateway(),
             packs=_packs_in_force(releases),
-            warn_days=_properties(settings).get("warnDays", declared.World().warn_days),
+            warn_days=_warn_days(settings, reading),
             **found,
         )
         gateways = {row.name: _listed(row, settings, secrets, reading) for row in by_kind.get("gateway", ())}
-        return cls(catalogue, held, _issuer(settings), gateways, _scheduled(releases))
+        return cls(catalogue, held, _issuer(settings, reading), gateways, _scheduled(releases))
 
 
-class _Reader:
-    """Reads what a change touched, and what that needs."""
-
-    def __init__(self, world: World, transaction: Transaction, touched: Touched) -> None:
-        self.world = world
-        self.reading = Reading()
-        self.organizations: dict[str, declared.Organization] = {}
-        self.subscriptions: dict[str, declared.Subscription] = {}
-        self.accounts: dict[str, declared.Account] = {}
-        self.gone: list[tuple[Kind, str]] = []
-        self.gateways: set[str] = set()
-        self.whole = False
-        self.granted = False
-        self._transaction = transaction
-        self._touched = touched
-        self._disabled = set(world.disabled)
-
-    async def read(self) -> None:
-        touched = self._touched
-        self.whole = any(key.startswith(_WHOLE) for key in touched)
-        releases = [key for key in touched if key.startswith(f"{_ACCESS}policyreleases/")]
-        gateways = [key for key in touched if key.startswith(f"{_ACCESS}gateways/")]
-        self.gateways = {key.rpartition("/")[2] for key in gateways}
-        if self.whole or releases or gateways:
-            await self._frame(releases)
-        if any(map(concerns_access, touched)):
-            self._access()
-        await self._clients()
-
-    def close(self) -> None:
-        """Put beside what was read whatever it refers to, for the checks between resources."""
-        rows = self.reading.sheet.rows
-        if not self.whole:
-            for kind, field in zip(CATALOGUE[:-1], _FIELDS, strict=False):
-                rows[kind] = [_sheet_row(kind, each) for each in getattr(self.world.catalogue, field)]
-        for kind, known in (("organization", self.world.organizations), ("subscription", self.world.subscriptions)):
-            there = {each.values.get("name") or each.values.get("id") for each in rows.get(kind, ())}
-            wanted = {each.name for each in self.reading.sheet.references if each.kind == kind}
-            found = (known[name] for name in sorted(wanted - there) if name in known)
-            rows.setdefault(kind, []).extend(_sheet_row(kind, each) for each in found)
-
-    async def _frame(self, releases: Sequence[str]) -> None:
-        """The catalogue anew. It is small, and nothing of it is in a delta."""
-        by_kind = {
-            kind: await self._transaction.list(EVERYTHING, kind)
-            for kind in (*CATALOGUE, "settings", "policyRelease", "gateway")
-        }
-        secrets: dict[str, bytes] = {}
-        for collection in ("upstreams", "gateways"):
-            secrets |= await self._transaction.secrets(f"{_ACCESS}{collection}/")
-        reading = self.reading if self.whole or self.gateways else Reading()
-        frame = _Frame.of(by_kind, secrets, reading)
-        if not self.whole:
-            reading.sheet.rows.clear()
-        for row in by_kind["policyRelease"]:
-            if row.id.lower() in releases:
-                _check_policy(row)
-        self.whole = self.whole or frame.catalogue.packs != self.world.catalogue.packs
-        self.world = msgspec.structs.replace(self.world, **frame._asdict())
-
-    def _access(self) -> None:
-        principals, assignments = {**self.world.principals}, {**self.world.assignments}
-        for key, row in self._touched.items():
-            for kind, known in (("principal", principals), ("roleAssignment", assignments)):
-                if row is None:
-                    known.pop(key, None)
-                elif row.kind == kind:
-                    known[key] = row
-        grants = _grants(principals, assignments)
-        self.granted = grants != self.world.grants
-        self.world = msgspec.structs.replace(
-            self.world,
-            principals=principals,
-            assignments=assignments,
-            grants=grants if self.granted else self.world.grants,
-        )
-
-    async def _clients(self) -> None:
-        organizations, subscriptions = {**self.world.organizations}, {**self.world.subscriptions}
-        accounts, touched_accounts = {**self.world.accounts}, set[str]()
-        for key, row in self._touched.items():
-            if key.startswith(f"{_ACCESS}organizations/"):
-                self._organization(key, row, organizations)
-            elif not key.startswith("/subscriptions/") or "/microsoft.authorization/" in key:
-                continue
-            elif key.count("/") == 2:
-                self._contract(key, row, subscriptions)
-                touched_accounts |= {each.id.lower() for each in await self._all("account", key)} if row else set()
-            elif "/accounts/" in key:
-                touched_accounts.add(parent_account(key) if "/deployments/" in key else key)
-        for key in sorted(touched_accounts):
-            await self._client(key, subscriptions, accounts)
-        self.world = msgspec.structs.replace(
-            self.world,
-            organizations=organizations,
-            subscriptions=subscriptions,
-            disabled=frozenset(self._disabled),
-            accounts=accounts,
-        )
-
-    def _organization(self, key: str, row: Row | None, known: dict[str, declared.Organization]) -> None:
-        if row is None:
-            name = next((name for name in known if name.lower() == key.rpartition("/")[2]), None)
-            if name is not None:
-                del known[name]
-                self.gone.append(("organization", name))
-            return
-        found = self.reading.resource(_document(row))
-        if found is not None:
-            known[found.name] = self.organizations[found.name] = found
-
-    def _contract(self, key: str, row: Row | None, known: dict[str, declared.Subscription]) -> None:
-        name = key.rpartition("/")[2]
-        self._disabled.discard(name)
-        if row is None:
-            if known.pop(name, None) is not None:
-                self.gone.append(("subscription", name))
-            return
-        if _is_disabled(row):
-            self._disabled.add(name)
-        found = _subscription(row, self.reading)
-        if found is not None:
-            known[name] = self.subscriptions[name] = found
-
-    async def _client(
-        self, key: str, subscriptions: Mapping[str, declared.Subscription], known: dict[str, declared.Account]
-    ) -> None:
-        name = key.rpartition("/")[2]
-        row = self._touched.get(key) or await self._transaction.get(EVERYTHING, key)
-        if row is None:
-            before = known.get(name)
-            if before is not None and _is(before, key):
-                del known[name]
-                self.gone.append(("account", name))
-            return
-        subscription = subscriptions.get(part(key, "subscriptions") or "")
-        secrets = {at: kept for at in (ref(key, "key1"), ref(key, "key2")) if (kept := await self._secret(at))}
-        deployments = await self._all("deployment", key)
-        found = _account(row, deployments, subscription, _keys(key, secrets), self.reading)
-        if found is not None:
-            if subscription is not None and subscription.id in self._disabled:
-                found = msgspec.structs.replace(found, state="suspended")
-            known[name] = self.accounts[name] = found
-
-    async def _all(self, kind: str, under: str) -> list[Row]:
-        return await self._transaction.list(EVERYTHING, kind, under=under)
-
-    async def _secret(self, at: str) -> bytes | None:
-        return await self._transaction.secret(at)
-
-
-async def declared_account(transaction: Transaction, world: World, key: str) -> declared.Account | None:
-    """An account as the transaction has it; None where there is none. Raises Error when it is not valid."""
-    reader = _Reader(world, transaction, {key: None})
-    row = await transaction.get(EVERYTHING, key)
-    if row is None:
-        return None
-    owner = await transaction.get(EVERYTHING, subscription_id(part(key, "subscriptions") or ""))
-    known = {**world.subscriptions}
-    if owner is not None:
-        reader._contract(owner.id.lower(), owner, known)
-    await reader._client(key, known, {})
-    _refuse(reader.reading, Code.INVALID_BODY, "the account is not valid")
-    return next(iter(reader.accounts.values()), None)
-
-
-def _document(row: Row) -> Document:
+def document_of(row: Row) -> Document:
     return Document(row.kind, row.id, row.name, row.body)
 
 
@@ -368,26 +165,26 @@ def _present(found: Mapping[str, T | None]) -> dict[str, T]:
     return {name: each for name, each in found.items() if each is not None}
 
 
-def _is_disabled(subscription: Row) -> bool:
+def is_disabled(subscription: Row) -> bool:
     """A subscription that is not in use suspends its accounts."""
     return bool(_properties(subscription).get("state", "Enabled") != "Enabled")
 
 
-def _subscription(row: Row, reading: Reading) -> declared.Subscription | None:
-    return reading.subscription(_document(row))
+def contract_of(row: Row, reading: Reading) -> declared.Subscription | None:
+    return reading.subscription(document_of(row))
 
 
-def _account(
+def account_of(
     row: Row,
     deployments: Sequence[Row],
     subscription: declared.Subscription | None,
     keys: declared.Keys | None,
     reading: Reading,
 ) -> declared.Account | None:
-    return reading.account(_document(row), [_document(each) for each in deployments], subscription, keys)
+    return reading.account(document_of(row), [document_of(each) for each in deployments], subscription, keys)
 
 
-def _keys(account: str, secrets: Mapping[str, bytes]) -> declared.Keys | None:
+def keys_of(account: str, secrets: Mapping[str, bytes]) -> declared.Keys | None:
     """INVARIANT: no client's key leaves the control plane's memory but as its hash."""
     key1, key2 = secrets.get(ref(account, "key1")), secrets.get(ref(account, "key2"))
     if key1 is None:
@@ -399,15 +196,8 @@ def _hashed(key: bytes) -> str:
     return f"sha256:{sha256(key).hexdigest()}"
 
 
-def _is(account: declared.Account, key: str) -> bool:
-    """Whether the account of that name is the one of that id: another may have taken its name."""
-    return part(key, "subscriptions") == account.subscription and (
-        (part(key, "resourceGroups") or "").lower() == account.resource_group.lower()
-    )
-
-
 def _catalogued(row: Row, secrets: Mapping[str, bytes], held: dict[str, str], reading: Reading) -> Any:
-    found = reading.resource(_document(row))
+    found = reading.resource(document_of(row))
     if not isinstance(found, declared.Upstream) or found.credential == "none":
         return found
     at = ref(row.id, "credential")
@@ -422,7 +212,7 @@ def _catalogued(row: Row, secrets: Mapping[str, bytes], held: dict[str, str], re
 
 
 def _gateway(settings: Row | None, gateway: Row | None, reading: Reading) -> declared.Gateway | None:
-    given = [None if row is None else _document(row) for row in (settings, gateway)]
+    given = [None if row is None else document_of(row) for row in (settings, gateway)]
     return reading.gateway(given[0], given[1])
 
 
@@ -436,49 +226,51 @@ def _listed(row: Row, settings: Row | None, secrets: Mapping[str, bytes], readin
     return Gateway(given, sealing or None, None if secret is None else bytes.fromhex(secret.decode()))
 
 
-def _issuer(settings: Row | None) -> Issuer | None:
+def _warn_days(settings: Row | None, reading: Reading) -> int:
+    given = _properties(settings).get("warnDays")
+    if settings is None or given is None:
+        return declared.World().warn_days
+    try:
+        days: int = values.integer(0, 3_650)(given, (), "warnDays", reading.sheet)
+    except Mistake as mistake:
+        reading.sheet.mistake(("settings", 0, "warnDays"), mistake.what, mistake.fix, settings.id)
+        return 0
+    return days
+
+
+def _issuer(settings: Row | None, reading: Reading) -> Issuer | None:
     given = _properties(settings).get("issuer")
-    if not isinstance(given, dict):
+    if settings is None or given is None:
         return None
-    return Issuer(str(given["url"]), msgspec.json.encode(given["keys"]), tuple(map(str, given.get("audiences", ()))))
+    try:
+        found = msgspec.convert(given, _Issuer)
+    except msgspec.ValidationError as error:
+        reading.sheet.mistake(("settings", 0, "issuer"), f"not an issuer: {error}", "leave it as it was", settings.id)
+        return None
+    return Issuer(found.url, msgspec.json.encode(found.keys), tuple(found.audiences))
 
 
-def _packs(row: Row) -> tuple[declared.PackSource, ...]:
+def packs_of(row: Row) -> tuple[declared.PackSource, ...]:
     return tuple(declared.PackSource(each["name"], each["text"].encode()) for each in _properties(row).get("packs", ()))
 
 
 def _packs_in_force(releases: Iterable[Row]) -> tuple[declared.PackSource, ...]:
     now = next((row for row in releases if _properties(row).get("state") == "inForce"), None)
-    return () if now is None else _packs(now)
+    return () if now is None else packs_of(now)
 
 
 def _scheduled(releases: Iterable[Row]) -> dict[str, int]:
-    due = {row.id: milliseconds(_properties(row).get("effectiveAt")) for row in releases if _is_scheduled(row)}
+    due = {row.id: milliseconds(_properties(row).get("effectiveAt")) for row in releases if is_scheduled(row)}
     return {id_: at_ms for id_, at_ms in due.items() if at_ms is not None}
 
 
-def _is_scheduled(row: Row) -> bool:
+def is_scheduled(row: Row) -> bool:
     return _properties(row).get("state") == "scheduled"
 
 
-def _check_policy(row: Row) -> None:
-    """A release that is to take effect must be one that can."""
-    if _is_scheduled(row):
-        try:
-            compile_policy(_packs(row))
-        except WorldInvalid as invalid:
-            raise refused(invalid.problems, Code.INVALID_BODY, "the policy release cannot take effect") from invalid
-
-
-def _grants(principals: Mapping[str, Row], assignments: Mapping[str, Row]) -> dict[str, tuple[str, ...]]:
+def grants_of(principals: Mapping[str, Row], assignments: Mapping[str, Row]) -> dict[str, tuple[str, ...]]:
     listing: Listing = listing_of(list(principals.values()), list(assignments.values()))
     return data_scopes(listing.live())
-
-
-def _sheet_row(kind: str, struct: msgspec.Struct) -> SheetRow:
-    name = str(getattr(struct, "name", None) or getattr(struct, "id", ""))
-    at = subscription_id(name) if kind == "subscription" else access_id(kind, name)
-    return SheetRow(at, (kind, 0), {field: getattr(struct, field) for field in struct.__struct_fields__}, struct)
 
 
 def refused(problems: Iterable[Problem], code: Code, what: str) -> Error:
@@ -491,44 +283,6 @@ def refused(problems: Iterable[Problem], code: Code, what: str) -> Error:
     return Error(code, f"{what}{first}", name=name, param=param, details=details)
 
 
-def _refuse(reading: Reading, code: Code, what: str) -> None:
+def refuse(reading: Reading, code: Code, what: str) -> None:
     if reading.sheet.errors:
         raise refused(reading.problems(), code, what)
-
-
-async def _refuse_use(world: World, transaction: Transaction, gone: Iterable[str]) -> None:
-    """Raises Error CONFLICT where something that is gone is still needed; it names some of what needs it."""
-    for key in gone:
-        if key.startswith(_ACCESS):
-            collection, _, name = key.removeprefix(_ACCESS).partition("/")
-            users = _users(world, collection, name)
-            if collection == "operators":
-                rows = await transaction.list(EVERYTHING, "organization")
-                users += [f"the organization `{row.name}`" for row in rows if (row.operator or "").lower() == name]
-            if users:
-                more = f" and {len(users) - _USERS_SHOWN} more" if len(users) > _USERS_SHOWN else ""
-                told = ", ".join(users[:_USERS_SHOWN])
-                raise Error(Code.CONFLICT, f"`{name}` is in use by {told}{more}", name="ResourceInUse", param=key)
-
-
-def _users(world: World, collection: str, name: str) -> list[str]:
-    """What refers to a resource of the catalogue or an organization, in words."""
-
-    def named(what: str, many: Iterable[Any], field: str) -> list[str]:
-        return [f"the {what} `{getattr(each, 'name', None) or each.id}`" for each in many if lower(each, field) == name]
-
-    def lower(each: Any, field: str) -> str:
-        return (getattr(each, field) or "").lower()
-
-    catalogue, accounts, contracts = world.catalogue, world.accounts.values(), world.subscriptions.values()
-    if collection == "operators":
-        return named("region", catalogue.regions, "operator") + named("subscription", contracts, "operator")
-    if collection == "regions":
-        return named("upstream", catalogue.upstreams, "region") + named("account", accounts, "location")
-    if collection == "providers":
-        return named("upstream", catalogue.upstreams, "provider") + named("model", catalogue.models, "provider")
-    if collection == "models":
-        return [f"the upstream `{each.name}`" for each in catalogue.upstreams if name in map(str.lower, each.models)]
-    if collection == "organizations":
-        return named("subscription", contracts, "organization")
-    return []
