@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,10 @@ def staff(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Staff]:
         assert tenant.put(group, json={"location": "swedencentral"}).status_code in {200, 201}
         account = {"location": "swedencentral", "kind": "OpenAI", "sku": {"name": "S0"}, "properties": {}}
         answer = tenant.put(ACCOUNT, json=account)
+        assert answer.status_code in {200, 201}, answer.text
+        model = {"format": "OpenAI", "name": "gpt-4o", "version": "2024-11-20"}
+        deployment = {"sku": {"name": "Standard", "capacity": 1}, "properties": {"model": model}}
+        answer = tenant.put(f"{ACCOUNT}/deployments/gpt-4o", json=deployment)
         assert answer.status_code in {200, 201}, answer.text
         yield made
         made.close()
@@ -219,6 +224,44 @@ def test_a_tenant_proposes_its_own_networks_and_residency(staff: Staff) -> None:
     assert tenant.post(f"{nowhere}/withdraw").status_code == 200
 
 
+def test_a_tenant_writes_nothing_that_the_policy_reads(staff: Staff) -> None:
+    tenant, control = staff.of("north-tenant"), staff.served.control
+
+    def fjord() -> Any:
+        return next(each for each in control.world.accounts if each.name == "fjord")
+
+    before = fjord()
+    own = {"egress": [{"network": "203.0.113.0/24", "territory": "US"}], "residency": [], "state": "active"}
+    own |= {"operator": "south", "channel": "direct", "organization": "southwind", "suspension": None}
+    for answer in (
+        tenant.patch(ACCOUNT, json={"properties": own}),
+        tenant.put(
+            ACCOUNT,
+            json={"location": "swedencentral", "kind": "OpenAI", "sku": {"name": "S0"}, "properties": own},
+        ),
+    ):
+        assert answer.status_code < 500, answer.text
+        assert fjord() == before
+    contract = {"properties": {"organization": "southwind", "operator": "south", "channel": "direct"}}
+    assert code(tenant.put(f"/subscriptions/{NORTH}", json=contract))[0] in {403, 404}
+    assert code(tenant.patch(NORTHWIND, json={"properties": {"kyc": "approved"}}))[0] == 404
+    assert code(tenant.get(NORTHWIND))[0] == 404
+
+
+def test_of_two_who_decide_at_once_one_does(staff: Staff) -> None:
+    for _ in range(3):
+        id_ = at()
+        assert staff.of("officer").put(id_, json=eligible(f"race-{id_[-6:]}")).status_code == 201
+        with ThreadPoolExecutor() as pool:
+            asked_at_once = [
+                pool.submit(staff.of(who).post, f"{id_}/{verb}")
+                for who, verb in (("reviewer", "approve"), ("north-reviewer", "reject"), ("owner", "approve"))
+            ]
+            answers = sorted(each.result().status_code for each in asked_at_once)
+        assert answers == [200, 409, 409]
+    assert staff.of("owner").patch(NORTHWIND, json={"properties": {"eligibility": []}}).status_code == 200
+
+
 def test_one_person_suspends_and_two_reinstate(staff: Staff) -> None:
     tenant, id_ = staff.of("north-tenant"), at()
     assert code(tenant.post(f"{ACCOUNT}/suspend", json={"reason": "x"}))[0] == 403
@@ -295,6 +338,12 @@ def test_a_policy_release_is_examined_approved_and_in_force(staff: Staff) -> Non
     assert {"check", "diff", "replay"} == properties["reports"].keys()
     assert properties["reports"]["diff"]["counts"]
     assert properties["reports"]["diff"]["changesInAll"] > 0
+    (affected,) = properties["reports"]["diff"]["affectedAccounts"]
+    assert affected == {"account": "fjord", "directions": {"allowed → refused": ["gpt-4o"]}}
+    replay = properties["reports"]["replay"]  # of what was decided on the account, and on its deployment
+    assert (replay["decided"], replay["complete"]) == (2, True)
+    assert replay["totals"] == {"allow to refuse": 1, "other targets": 1}
+    assert {each["rule"] for each in replay["flips"]} == {"OWN-01"}
     assert control.program.release == before
     for name in ("north-officer", "north-staff", "north-tenant"):
         assert code(staff.of(name).get(id_)) == (404, "ResourceNotFound")
