@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from entrepot.ledger.disclosed import disclosed
 from entrepot.ledger.read import entries_of, folders_of
 from entrepot.ledger.verify import ADMITTED, REFUSED, check, find_key
 from entrepot.projections.check import check as check_usage
@@ -125,6 +126,8 @@ def look(data: Path, received: Received) -> Left:
     report = check(ledger, find_key(str(key)))
     assert report.findings() == [], report.findings()
     assert report.open_calls() == 0, "a decision has no outcome"
+    personal = disclosed(ledger)
+    assert personal.findings == [], personal.findings
     usage = check_usage(Logs(ledger))
     assert usage.findings == [], usage.findings
     lost = sum(entry.startswith(b'{"outcome"') and b'"result":"lost"' in entry for entry in held.values())

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from entrepot.ledger import store
+from entrepot.ledger.disclosed import disclosed
 from entrepot.ledger.read import entries_of, folders_of
 from entrepot.ledger.writer import Writer
 from ledgers import Crash, Volatile, decisions, findings, undisclosed, verified, write
@@ -64,6 +65,7 @@ def test_power_fails_again_and_again(quick: Path, seed: int) -> None:
     write(quick).close()
     missing, named = undisclosed(quick)
     assert missing == named, "each entry without its personal data is named"
+    assert disclosed(quick / "ledger").findings == []
     report = verified(quick)
     assert report.findings() == []
     assert report.open_calls() == 0, "each decision has its outcome"

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from entrepot.cli import command_line
 from entrepot.ledger import store
+from entrepot.ledger.frames import erased, recorded, records
 from entrepot.ledger.log import Batch, Places
 from entrepot.ledger.receipt import receipt_of
 from entrepot.ledger.verify import main
@@ -176,6 +177,34 @@ def test_erasing(data: Path) -> None:
     assert not any(b"203.0.113" in path.read_bytes() for path in data.rglob("*.private"))
     run("ledger", "verify", data / "ledger", "--key", data / KEY)
     assert '"basis":"asked for"' in run("ledger", "export", "--data", data).stdout
+
+
+def test_personal_data_is_what_entries_commit_to(data: Path) -> None:
+    def verify(status: int = 0) -> str:
+        return run("ledger", "verify", data / "ledger", "--key", data / KEY, "--private", status=status).stdout
+
+    assert "the personal data of 3 entries is what they commit to; of 0 it was erased, of 0 lost" in verify()
+    run("ledger", "verify", data / "ledger" / LOG, "--key", data / KEY, "--private", status=2)
+    run("ledger", "erase", "--data", data, "--account", "kanto", "--end-user", "user-7")
+    assert "the personal data of 2 entries is what they commit to; of 1 it was erased, of 0 lost" in verify()
+
+    path = data / "ledger" / LOG / "private" / "00000000.private"
+    before = path.read_bytes()
+    first, second, third = records(before)
+    assert (first.private is not None, second.private is not None, third.private) == (True, True, None)
+    other = second._replace(private=bytes(16) + b'{"ip":"198.51.100.7","key":"kanto/key1"}')
+    for now, said in (
+        (erased(first) + before[first.stop :], "entries 1 was erased, and no `erasure` entry says so"),
+        (b"", "entries 1, 3 is missing, and no entry says why"),
+        (before[: first.stop], "entries 3 is missing, and no entry says why"),
+        (before[: first.stop] + recorded(3, [other.private], first.stop), "3 is not what they commit to"),
+        (before + recorded(2, [other.private], len(before)), "2 belongs to no entry that commits to any"),
+        (before[: second.stop] + recorded(4, [other.private], second.stop), "4 is not what they commit to"),
+    ):
+        path.write_bytes(now)
+        assert said in verify(status=1), said
+    path.write_bytes(before)
+    verify()
 
 
 def test_a_receipt_is_proved_or_not(data: Path) -> None:

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from entrepot.cli.receipt import KeyOption, key_of
 from entrepot.config import Config
+from entrepot.ledger.disclosed import disclosed
 from entrepot.ledger.entries import Personal
 from entrepot.ledger.erase import erase as erase_personal
 from entrepot.ledger.faults import LedgerRefused
@@ -52,12 +53,17 @@ def verify(
     since: Annotated[
         Path | None, typer.Option(metavar="CHECKPOINT", help="An earlier checkpoint that must still hold.", exists=True)
     ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Compare personal data with what entries commit to.")
+    ] = False,
 ) -> None:
     """Prove that nothing in the logs was changed, removed or reordered. Needs nothing of the gateway's.
 
     Exit status: 0 proved; 1 not proved, with everything that is wrong; 2 wrong usage.
     """
     _refuse_data_folder(folder)
+    if private and any(folder.glob(SEGMENT)):
+        raise typer.BadParameter("--private needs the whole ledger: what was erased stands in a log of its own")
     verifier = key_of(key)
     total = sum(path.stat().st_size for path in folder.rglob(SEGMENT))
     started = time.perf_counter()
@@ -69,8 +75,16 @@ def verify(
     except (Unproved, OSError) as wrong:
         print(f"NOT PROVED: {wrong}")
         raise typer.Exit(1) from None
-    findings = found.findings()
-    for line in (*summary(found), *(f"NOT PROVED: {finding}" for finding in findings)):
+    findings, lines = found.findings(), [*summary(found)]
+    if private and not findings:
+        try:
+            compared = disclosed(folder)
+        except (Unproved, OSError) as wrong:
+            findings.append(str(wrong))
+        else:
+            lines.append(str(compared))
+            findings += compared.findings
+    for line in (*lines, *(f"NOT PROVED: {finding}" for finding in findings)):
         print(line)
     entries = sum(report.tree.size for report in found.reports.values())
     took = max(time.perf_counter() - started, 1e-9)

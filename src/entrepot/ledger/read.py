@@ -47,7 +47,7 @@ def entries_of(log: Path, start: int = 0) -> Iterator[Read]:
     before it. Raises OSError.
     """
     # The checkpoint is read first: what it covers is in the files by then.
-    origin, covered = _covered(log)
+    origin, signed = covered(log)
     segments = sorted(log.glob(SEGMENT))
     size = 0
     for at, path in enumerate(segments):
@@ -66,11 +66,11 @@ def entries_of(log: Path, start: int = 0) -> Iterator[Read]:
         for index, (begin, end) in enumerate(spans, first):
             if index >= start:
                 yield Read(origin, index, data[begin:end])
-    if size < covered:
-        raise Unproved(f"entry {size} of the log `{origin}` is damaged or missing: its checkpoint covers {covered}")
+    if size < signed:
+        raise Unproved(f"entry {size} of the log `{origin}` is damaged or missing: its checkpoint covers {signed}")
 
 
-def _covered(log: Path) -> tuple[str, int]:
+def covered(log: Path) -> tuple[str, int]:
     """Origin and size of the last checkpoint; its signature is for `verify` to check. Without one, nothing is."""
     try:
         text = (log / CHECKPOINT).read_text(encoding="utf-8").partition("\n\n")[0] + "\n"
