@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -106,15 +106,21 @@ def cluster() -> Iterator[Postgres]:
 
 
 class Wire:
-    """Between a client and the cluster: breaks the connection at the next COMMIT, before or after it is passed on."""
+    """Between a client and the cluster: breaks the connection at the next COMMIT, before or after it is passed on.
+
+    `then` is called at that moment.
+    """
 
     def __init__(self) -> None:
         self.breaks: str | None = None
         self.broken = 0
+        self.then: Callable[[], None] | None = None
 
     def _take(self) -> str | None:
         breaks, self.breaks = self.breaks, None
         self.broken += breaks is not None
+        if breaks is not None and self.then is not None:
+            self.then()
         return breaks
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> None:

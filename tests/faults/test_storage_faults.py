@@ -66,6 +66,23 @@ def test_a_commit_whose_answer_is_lost_is_looked_up(postgres: Postgres, breaks: 
     asyncio.run(work())
 
 
+def test_a_commit_that_nobody_can_tell_of_is_said_to_be_open(postgres: Postgres) -> None:
+    async def work() -> None:
+        async with wired(postgres, await postgres.create()) as (wire, url):
+            store = await Store.open(url, MASTER)
+            store.writer.settle_s = 0.3
+            wire.breaks, wire.then = "before", postgres.kill
+            with pytest.raises(Error, match="look whether it happened") as caught:
+                await change(store, "a")
+            assert (caught.value.code, caught.value.name) == (Code.NOT_READY, "ChangeUncertain")
+            await asyncio.to_thread(postgres.start)
+            await change(store, "b")
+            await look(store, {"b"}, set())
+            await store.close()
+
+    asyncio.run(work())
+
+
 def test_a_server_that_is_killed_loses_and_doubles_nothing(postgres: Postgres) -> None:
     done, refused, unclear = set[str](), set[str](), set[str]()
 

@@ -151,7 +151,8 @@ class Store:
 
         Where the connection breaks in the commit, what became of it is found out by the ids that were recorded. Only
         if the database stays away for half a minute is it left open, with Error(NOT_READY, name="ChangeUncertain"): the
-        change is then in the outbox or never will be. A cancelled task waits for a commit that is under way.
+        change is then in the outbox or never will be. A cancelled task waits for a commit that is under way. Whoever
+        holds it must not ask for another one, nor for `placed`, `rotate` or `raise_epoch`: they wait for it.
         """
         async with self.writer.turn:
             with answered():
