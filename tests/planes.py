@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from entrepot.management.issuing import TOKEN_KEY, data_audiences, generate_key,
 from entrepot.management.roles import CONTRIBUTOR, DEFINITIONS, OWNER, READER
 from entrepot.resources.ids import SETTINGS, access_id, subscription_id
 from entrepot.storage import MasterKey
+from tenancies import watched
 
 SECRET = "ep-of-the-tests"
 NORTH = "11111111-0000-4000-8000-000000000001"  # subscriptions, each of an operator
@@ -60,7 +61,8 @@ class Client(httpx.Client):
 class Plane:
     """`url` is the control plane's. `of(name)` is a client that is logged in as that principal."""
 
-    def __init__(self, url: str, tenant: str, control: Control, verify: Any = True) -> None:
+    def __init__(self, url: str, tenant: str, control: Control, run: Callable[[Any], Any], verify: Any) -> None:
+        self.run = run  # a coroutine, in the control plane's loop
         self.url = url
         self.tenant = tenant
         self.control = control
@@ -82,10 +84,15 @@ class Plane:
 
 
 @contextmanager
-def plane(folder: Path, *, tls: tuple[str, str] | None = None, ca: str | None = None) -> Iterator[Plane]:
-    """Served in a thread with a loop of its own. `tls` are the certificate's and the key's file."""
+def plane(folder: Path, *, tls: tuple[str, str] | None = None, ca: Any = None) -> Iterator[Plane]:
+    """Served in a thread with a loop of its own; every statement is watched. `tls`: certificate's and key's file."""
+    with watched():
+        yield from _plane(folder, tls, ca)
+
+
+def _plane(folder: Path, tls: tuple[str, str] | None, ca: Any) -> Iterator[Plane]:
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="control plane")
+    thread = threading.Thread(target=loop.run_forever, name="control plane", daemon=True)
     thread.start()
 
     def run(coroutine: Any) -> Any:
@@ -103,6 +110,7 @@ def plane(folder: Path, *, tls: tuple[str, str] | None = None, ca: str | None = 
             run(app(control, site)),
             log_config=None,
             ws="none",
+            timeout_graceful_shutdown=2,
             ssl_certfile=tls[0] if tls else None,
             ssl_keyfile=tls[1] if tls else None,
         )
@@ -111,12 +119,13 @@ def plane(folder: Path, *, tls: tuple[str, str] | None = None, ca: str | None = 
         while not server.started:
             time.sleep(0.01)
             assert not serving.done(), serving.exception()
-        made = Plane(url, tenant, control, ca or True)
+        made = Plane(url, tenant, control, run, ca or True)
         yield made
     finally:
         if made is not None:
             made.close()
         if server is not None and serving is not None:
+            run(_cut(server))
             server.should_exit = True
             serving.result(30)
         if control is not None:
@@ -125,6 +134,13 @@ def plane(folder: Path, *, tls: tuple[str, str] | None = None, ca: str | None = 
         thread.join(30)
         loop.close()
         listener.close()
+
+
+async def _cut(server: uvicorn.Server) -> None:
+    """What clients left open: over TLS, an end in good manners waits for the other side."""
+    for connection in list(server.server_state.connections):
+        if connection.transport is not None:
+            connection.transport.abort()
 
 
 async def _open(folder: Path, url: str) -> Control:

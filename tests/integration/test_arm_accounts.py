@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from entrepot.management.arm.deleted import RETENTION_MS, purge_due
 from planes import NORTH, SOUTH, VERSION, Plane, plane
 
 S = f"/subscriptions/{NORTH}"
@@ -275,6 +277,20 @@ def test_deleted_softly_recovered_and_purged(tenant: httpx.Client, group: str) -
     )
     create(tenant, group, name)
     assert tenant.post(f"{path}/listKeys").json() != keys
+
+
+def test_what_is_due_is_purged_by_itself(tenant: httpx.Client, group: str, up: Plane) -> None:
+    name = fresh()
+    made = create(tenant, group, name)
+    tenant.delete(f"{group}/{COGNITIVE}/accounts/{name}")
+    (gone,) = [a for a in tenant.get(f"{S}/{COGNITIVE}/deletedAccounts").json()["value"] if a["name"] == name]
+    deleted_ms = int(datetime.fromisoformat(gone["properties"]["deletionDate"]).timestamp() * 1_000)
+    up.run(purge_due(up.control, deleted_ms + RETENTION_MS - 1_000))
+    assert tenant.get(gone["id"]).status_code == 200
+    assert up.run(up.control.store.secrets(f"{made['id'].lower()}/"))
+    assert up.run(purge_due(up.control, deleted_ms + RETENTION_MS + 1_000)) >= 1
+    assert code(tenant.get(gone["id"])) == (404, "ResourceNotFound")
+    assert up.run(up.control.store.secrets(f"{made['id'].lower()}/")) == {}
 
 
 def test_a_group_is_deleted_with_its_accounts(tenant: httpx.Client, group: str) -> None:

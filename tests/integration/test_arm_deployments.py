@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -148,6 +149,16 @@ def test_quota_is_drawn_and_given_back(tenant: httpx.Client, account: str) -> No
     assert usage(tenant, name) == (100, 100)
     tenant.delete(f"{place}{group}/deletedAccounts/{account.rpartition('/')[2]}")
     assert usage(tenant, name) == (0, 100)
+
+
+def test_quota_holds_when_many_ask_at_once(tenant: httpx.Client, account: str) -> None:
+    def deploy(at: int) -> int:
+        return tenant.put(f"{account}/deployments/d{at}", json=deployment(capacity=30)).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(deploy, range(8)))
+    assert sorted(answers) == [201] * 3 + [400] * 5
+    assert usage(tenant, "OpenAI.GlobalStandard.gpt-4o")[0] == 90
 
 
 def test_a_recovered_account_has_its_deployments(tenant: httpx.Client, account: str, up: Plane) -> None:

@@ -172,7 +172,7 @@ def _kind(given: Mapping[str, Any], held: Mapping[str, Any] | None, fields: Fiel
         return KINDS[0]
     spelled = {each.lower(): each for each in KINDS}
     if str(kind).lower() not in spelled:
-        raise texts.kind_invalid(str(kind)[:80])
+        raise texts.kind_invalid(str(kind))
     return spelled[str(kind).lower()]
 
 
@@ -181,7 +181,7 @@ def _account_sku(given: Mapping[str, Any], held: Mapping[str, Any] | None, field
     if name is None:
         fields.mistake("sku.name", "it is missing", "write `S0`")
     elif name.upper() != "S0":
-        raise texts.sku_invalid(name[:80], "OpenAI")
+        raise texts.sku_invalid(name, "OpenAI")
     return {**given, "name": "S0"}
 
 

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from entrepot.management.arm import longrunning, shapes, texts
 from entrepot.management.arm.where import Where, account_in, subscription_at
-from entrepot.management.changes import Actor, Change
+from entrepot.management.changes import ITSELF, Change
 from entrepot.management.control import Control
 from entrepot.management.http import answer, paged, route
 from entrepot.resources.ids import COGNITIVE
@@ -65,8 +65,7 @@ async def purge_due(control: Control, now_ms: int | None = None) -> int:
     due = [row for row in await control.store.list(EVERYTHING, "account", deleted=True) if _due(row, at_ms)]
     if not due:
         return 0
-    actor = Actor(principal="entrepot", name="entrepot", request="", peer="")
-    async with control.change(actor, f"{_ACTION}/delete") as change:
+    async with control.change(ITSELF, f"{_ACTION}/delete") as change:
         for row in due:
             await purge(change, row.id)
     return len(due)

@@ -66,10 +66,11 @@ def _check_enabled(row: Row, what: str) -> None:
 
 
 def _answered(row: Row, found: dict[str, bytes]) -> Response:
+    """A key of which only the hash was ever given is null: nobody here knows it."""
     value: dict[str, Any] = {}
     for key in KEYS:
         secret = found.get(world.ref(row.id, key))
         if secret is None:
             raise Error(Code.INTERNAL, f"the account `{row.name}` has no {key}")
-        value[key] = secret.decode()
+        value[key] = None if world.HASHED_KEY.fullmatch(secret.decode()) else secret.decode()
     return answer(value, headers={"cache-control": "no-store"})

@@ -24,16 +24,21 @@ _LONGEST_NUMBER = 18
 
 
 def polled(request: Request, change: Change, subscription: str, location: str) -> dict[str, str]:
-    """The headers of an answer to a PUT, PATCH or DELETE of `Microsoft.CognitiveServices`."""
+    """The headers of an answer to a PUT, PATCH or DELETE of `Microsoft.CognitiveServices`.
+
+    Only a DELETE has a `Location`: after it, pollers would read the result of a PUT or PATCH there, not the resource.
+    """
     if change.recorded is None:
         return {}
     place = f"{subscription}/providers/{COGNITIVE}/locations/{location}"
     operation = _operation(change.recorded)
-    return {
+    headers = {
         "azure-asyncoperation": _link(request, f"{place}/operationStatuses/{operation}"),
-        "location": _link(request, f"{place}/operationResults/{operation}"),
         "retry-after": str(RETRY_AFTER_S),
     }
+    if request.method == "DELETE":
+        headers["location"] = _link(request, f"{place}/operationResults/{operation}")
+    return headers
 
 
 def located(request: Request, change: Change, subscription: str) -> dict[str, str]:

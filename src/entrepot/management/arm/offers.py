@@ -248,5 +248,5 @@ async def _place(request: Request, where: Where) -> tuple[Catalogue, str]:
     given: str = request.path_params["location"]
     place = catalogue.location(given)
     if place is None:
-        raise texts.location_unknown(given[:80], texts.ACCOUNTS, catalogue.regions)
+        raise texts.location_unknown(given, texts.ACCOUNTS, catalogue.regions)
     return catalogue, place

@@ -123,6 +123,8 @@ def _account_properties(row: Row, data_url: str) -> dict[str, Any]:
     return {
         "publicNetworkAccess": "Enabled",
         "disableLocalAuth": False,
+        # Said, for where nothing is said the Azure CLI shows `Deny`.
+        "networkAcls": {"defaultAction": "Allow", "ipRules": [], "virtualNetworkRules": []},
         **held,
         "customSubDomainName": row.name,
         "endpoint": endpoint,

@@ -27,6 +27,7 @@ def routes() -> list[Route]:
         route("GET", "/subscriptions", list_all),
         route("GET", "/subscriptions/{subscription}", get),
         route("PUT", "/subscriptions/{subscription}", put),
+        route("DELETE", "/subscriptions/{subscription}", delete),
         route("GET", "/subscriptions/{subscription}/locations", list_locations),
     ]
 
@@ -54,7 +55,7 @@ async def put(request: Request) -> Response:
     control, asking = control_of(request), caller(request)
     given: str = request.path_params["subscription"]
     if not GUID.fullmatch(given):
-        raise texts.subscription_malformed(given[:80])
+        raise texts.subscription_malformed(given)
     id_ = f"/subscriptions/{given.lower()}"
     held = await control.store.get(EVERYTHING, id_)
     if held is not None:
@@ -77,6 +78,21 @@ async def put(request: Request) -> Response:
     return answer(
         shapes.subscription(row, _tenant(request)), 200 if held is not None else 201, {"etag": conditions.etag(row)}
     )
+
+
+async def delete(request: Request) -> Response:
+    """By the operator's staff, once nothing is in it: neither a group nor a soft-deleted account."""
+    where = await subscription_at(request)
+    held = where.subscription
+    await _check_own(where.control, where.caller, held)
+    match = conditions.if_match(request, held)
+    async with where.control.change(where.caller.actor, "Entrepot.Access/subscriptions/delete") as change:
+        for gone in (False, True):
+            if inside := await change.list(EVERYTHING, "", under=held.id, deleted=gone, limit=1):
+                message = f"`{inside[0].id}` is in it{', soft-deleted' if gone else ''}: remove that first"
+                raise Error(Code.CONFLICT, message, name="ResourceInUse")
+        await change.delete(held.id, if_match=match)
+    return answer(None, 200)
 
 
 async def _check_own(control: Control, asking: Caller, held: Row) -> None:

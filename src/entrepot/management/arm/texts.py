@@ -12,12 +12,19 @@ from entrepot.resources.ids import COGNITIVE
 
 ACCOUNTS = f"{COGNITIVE}/accounts"
 DEPLOYMENTS = f"{ACCOUNTS}/deployments"
+LONGEST = 80
+
+
+def _cut(given: str | None) -> str:
+    """What a client gave, not endlessly."""
+    text = given or ""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def subscription_malformed(given: str) -> Error:
     return Error(
         Code.BAD_REQUEST,
-        f"The provided subscription identifier '{given}' is malformed or invalid.",
+        f"The provided subscription identifier '{_cut(given)}' is malformed or invalid.",
         name="InvalidSubscriptionId",
     )
 
@@ -47,7 +54,7 @@ def group_missing(given: str) -> Error:
 
 
 def group_moved(given: str, held: str) -> Error:
-    text = f"Invalid resource group location '{given}'. The Resource group already exists in location '{held}'."
+    text = f"Invalid resource group location '{_cut(given)}'. The Resource group already exists in location '{held}'."
     return Error(Code.CONFLICT, text, name="InvalidResourceGroupLocation", param="location")
 
 
@@ -71,13 +78,13 @@ def location_unknown(given: str, kind: str, known: Iterable[str]) -> Error:
     available = ",".join(sorted(known))
     if kind == "resource group":
         text = (
-            f"The provided location '{given}' is not available for resource group. List of available regions is "
+            f"The provided location '{_cut(given)}' is not available for resource group. List of available regions is "
             f"'{available}'."
         )
         return Error(Code.BAD_REQUEST, text, name="LocationNotAvailableForResourceGroup", param="location")
     text = (
-        f"The provided location '{given}' is not available for resource type '{kind}'. List of available regions for "
-        f"the resource type is '{available}'."
+        f"The provided location '{_cut(given)}' is not available for resource type '{kind}'. List of available regions "
+        f"for the resource type is '{available}'."
     )
     return Error(Code.BAD_REQUEST, text, name="LocationNotAvailableForResourceType", param="location")
 
@@ -85,7 +92,7 @@ def location_unknown(given: str, kind: str, known: Iterable[str]) -> Error:
 def account_moved(name: str, group: str, held: str, given: str) -> Error:
     text = (
         f"The resource '{name}' already exists in location '{held}' in resource group '{group}'. A resource with the "
-        f"same name cannot be created in location '{given}'. Please select a new resource name."
+        f"same name cannot be created in location '{_cut(given)}'. Please select a new resource name."
     )
     return Error(Code.CONFLICT, text, name="InvalidResourceLocation", param="location")
 
@@ -112,12 +119,12 @@ def domain_in_use(name: str) -> Error:
 
 
 def kind_invalid(given: str) -> Error:
-    text = f"The account type '{given}' is either invalid or unavailable in given region."
+    text = f"The account type '{_cut(given)}' is either invalid or unavailable in given region."
     return Error(Code.BAD_REQUEST, text, name="InvalidApiSetId", param="kind")
 
 
 def sku_invalid(given: str, kind: str) -> Error:
-    text = f"The account SKU '{given}' is not supported for the account type '{kind}'; use 'S0'."
+    text = f"The account SKU '{_cut(given)}' is not supported for the account type '{kind}'; use 'S0'."
     return Error(Code.BAD_REQUEST, text, name="InvalidSkuId", param="sku.name")
 
 
@@ -126,13 +133,14 @@ def keys_disabled(what: str) -> Error:
 
 
 def model_unsupported(format_: str, name: str, version: str | None) -> Error:
-    text = f"The model 'Format:{format_},Name:{name},Version:{version or ''}' of account deployment is not supported."
+    model = f"Format:{_cut(format_)},Name:{_cut(name)},Version:{_cut(version)}"
+    text = f"The model '{model}' of account deployment is not supported."
     return Error(Code.BAD_REQUEST, text, name="DeploymentModelNotSupported", param="properties.model")
 
 
 def sku_unsupported(sku: str, format_: str, name: str, version: str) -> Error:
     text = (
-        f"The specified SKU '{sku}' of account deployment is not supported by the model "
+        f"The specified SKU '{_cut(sku)}' of account deployment is not supported by the model "
         f"'Format:{format_},Name:{name},Version:{version}' in this region."
     )
     return Error(Code.BAD_REQUEST, text, name="InvalidResourceProperties", param="sku.name")

@@ -83,7 +83,7 @@ async def subscription_at(request: Request, action: str = "", resource: str = ""
     control, asking = control_of(request), caller(request)
     given: str = request.path_params["subscription"]
     if not GUID.fullmatch(given):
-        raise texts.subscription_malformed(given[:80])
+        raise texts.subscription_malformed(given)
     row = await control.store.get(asking.tenancy, f"/subscriptions/{given}")
     if row is None:
         raise texts.subscription_missing(given)
