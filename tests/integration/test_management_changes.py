@@ -354,6 +354,26 @@ def test_a_subscription_passes_on_its_contract_and_its_state(tmp_path: Path) -> 
     over(work, tmp_path)
 
 
+def test_ids_are_the_same_in_any_case(tmp_path: Path) -> None:
+    async def work(control: Control, data: Path) -> None:
+        before = control.world
+        for resource in (YANGTZE, ACCOUNT, DEPLOYMENT, JAPAN):
+            row = await row_of(control, resource.upper())
+            again = {field: getattr(row, field) for field in ("operator", "subscription")}
+            async with control.change(ADMIN, "test/write") as change:
+                await change.put(change.draft(resource.upper(), row.kind, row.body, **again))
+        assert sorted(control.world.accounts, key=str) == sorted(before.accounts, key=str)
+        assert control.world.organizations == before.organizations
+        assert control.world.regions == before.regions
+        # What lies in an account and is no deployment is none of the gateways' business.
+        async with control.change(ADMIN, "test/write") as change:
+            at = f"{ACCOUNT}/raiPolicies/strict"
+            await change.put(change.draft(at, "raiPolicy", {"properties": {}}, subscription=SUBSCRIPTION))
+        assert [each.name for each in control.world.accounts] == [each.name for each in before.accounts]
+
+    over(work, tmp_path)
+
+
 def test_soft_deleted_and_recovered(tmp_path: Path) -> None:
     async def work(control: Control, data: Path) -> None:
         before = control.world

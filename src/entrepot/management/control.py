@@ -27,7 +27,7 @@ from entrepot.origin.resolve import egress_networks
 from entrepot.policy import Program
 from entrepot.resources import model as declared
 from entrepot.resources.problems import WorldInvalid
-from entrepot.snapshot import Compiled, Revision, Snapshot
+from entrepot.snapshot import Compiled, Published, Revision, Snapshot
 from entrepot.storage import EVERYTHING, MasterKey, Store, Transaction
 
 # Signs publications. It is the instance's, so that gateways know every control plane over the same database.
@@ -112,9 +112,14 @@ class Control:
         return self._compiled.revision
 
     @property
+    def published(self) -> Published:
+        """The whole, with the settings' own gateway in it."""
+        return self._world.published(self.revision)
+
+    @property
     def world(self) -> declared.World:
         """As published."""
-        return self._world.published(self.revision).world
+        return self.published.world
 
     @property
     def authority(self) -> Path:
@@ -337,7 +342,7 @@ class Control:
         snapshot = self.snapshot
         origins, header = snapshot.origins, headers.get(snapshot.origin_header)
         origin = origins.resolve(peer, header, egress_networks(account.egress))
-        asked = Asked(operation, self._owner(account), account, deployment, origin, now_ms())
+        asked = Asked(operation, self._owner(account), account, deployment, origin, now_ms(), self._leaves_from())
         considered = consider(asked, snapshot.program, self._world.catalogue)
         permit = any(each.decision.permit for each in considered)
         told = None if permit or not considered else considered[0].decision
@@ -354,6 +359,11 @@ class Control:
         if permit:
             self.ledger.outcome(entries.encode(entries.Outcome(now_ms(), place)))
         return Verdict(permit, code, told.reason if told is not None else {}, place, request)
+
+    def _leaves_from(self) -> tuple[str, ...]:
+        """The territories of the gateways; before there is one, what the settings say."""
+        found = {gateway.given.territory for gateway in self._world.gateways.values()}
+        return tuple(sorted(found)) or (self._world.catalogue.gateway.territory,)
 
     def _owner(self, account: declared.Account) -> declared.Organization:
         subscription = self._world.subscriptions.get(account.subscription)

@@ -45,10 +45,14 @@ class Asked(NamedTuple):
     deployment: declared.Deployment | None
     origin: Origin
     at_ms: int
+    leaves_from: tuple[str, ...]
 
 
 def consider(asked: Asked, program: Program, catalogue: declared.World) -> list[Considered]:
-    """One decision for each candidate: of the deployment's SKU, or, for `subscribe`, of all that there are."""
+    """One decision for each candidate: of the deployment's SKU, or, for `subscribe`, of all that there are.
+
+    A call may leave from any gateway, so a candidate is one for each territory that there are gateways in.
+    """
     known = (
         program.principal(asked.organization, asked.account).at(asked.at_ms)[0]
         & program.segment(asked.at_ms)[0]
@@ -72,21 +76,22 @@ def _targets(asked: Asked, catalogue: declared.World) -> Iterable[tuple[str, Tar
         if upstream.region not in allowed:
             continue
         region = regions[upstream.region]
+        in_residency = within_residency(asked.account.residency, region.territory, region.zones)
         for served in upstream.models:
-            if wanted is None or served == f"{wanted.model}@{wanted.version}":
-                yield (
-                    upstream.name,
-                    Target(
-                        provider=upstream.provider,
-                        model=served.partition("@")[0],
-                        region=region.name,
-                        territory=region.territory,
-                        operator=region.operator,
-                        egress_territory=(upstream.proxy or catalogue.gateway).territory,
-                        zones=region.zones,
-                        in_residency=within_residency(asked.account.residency, region.territory, region.zones),
-                    ),
+            if wanted is not None and served != f"{wanted.model}@{wanted.version}":
+                continue
+            for territory in (upstream.proxy.territory,) if upstream.proxy else asked.leaves_from:
+                target = Target(
+                    provider=upstream.provider,
+                    model=served.partition("@")[0],
+                    region=region.name,
+                    territory=region.territory,
+                    operator=region.operator,
+                    egress_territory=territory,
+                    zones=region.zones,
+                    in_residency=in_residency,
                 )
+                yield upstream.name, target
 
 
 class Writing(NamedTuple):

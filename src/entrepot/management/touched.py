@@ -29,18 +29,19 @@ from entrepot.management.world import (
 from entrepot.resources import model as declared
 from entrepot.resources.checking import check_world
 from entrepot.resources.documents import Reading
-from entrepot.resources.ids import access_id, parent_account, part, subscription_id
+from entrepot.resources.ids import COGNITIVE, access_id, part, subscription_id
 from entrepot.resources.problems import WorldInvalid
 from entrepot.resources.reading import Row as SheetRow
 from entrepot.snapshot import Delta, Revision
 from entrepot.snapshot.compiled import compile_policy
 from entrepot.snapshot.published import Kind
-from entrepot.storage import EVERYTHING, Row, Transaction
+from entrepot.storage import EVERYTHING, Row, Tenancy, Transaction
 
 _ACCESS: Final = "/providers/entrepot.access/"
 _WHOLE: Final = tuple(
     f"{_ACCESS}{each}/" for each in ("operators", "regions", "providers", "models", "upstreams", "sites", "settings")
 )
+_ACCOUNTS: Final = f"/providers/{COGNITIVE}/accounts/".lower()
 _USERS_SHOWN: Final = 5
 
 
@@ -172,8 +173,9 @@ class _Reader:
             elif key.count("/") == 2:
                 self._contract(key, row, subscriptions)
                 touched_accounts |= {each.id.lower() for each in await self._all("account", key)} if row else set()
-            elif "/accounts/" in key:
-                touched_accounts.add(parent_account(key) if "/deployments/" in key else key)
+            elif _ACCOUNTS in key:
+                group, _, inside = key.partition(_ACCOUNTS)
+                touched_accounts.add(group + _ACCOUNTS + inside.partition("/")[0])
         for key in sorted(touched_accounts):
             await self._client(key, subscriptions, accounts)
         self.world = msgspec.structs.replace(
@@ -291,7 +293,7 @@ async def _refuse_use(world: World, transaction: Transaction, gone: Iterable[str
             collection, _, name = key.removeprefix(_ACCESS).partition("/")
             users = _users(world, collection, name)
             if collection == "operators":
-                rows = await transaction.list(EVERYTHING, "organization")
+                rows = await transaction.list(Tenancy(operators=frozenset({name})), "organization")
                 users += [f"the organization `{row.name}`" for row in rows if (row.operator or "").lower() == name]
             if users:
                 more = f" and {len(users) - _USERS_SHOWN} more" if len(users) > _USERS_SHOWN else ""

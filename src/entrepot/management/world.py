@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, TypeVar
@@ -25,6 +26,8 @@ from entrepot.storage import Row, Transaction
 T = TypeVar("T")
 
 CATALOGUE: Final = ("operator", "region", "provider", "model", "upstream", "site")
+# A key of which only its hash was given, in the place of the key itself.
+HASHED_KEY: Final = re.compile(r"sha256:[0-9a-f]{64}")
 FIELDS: Final = ("operators", "regions", "providers", "models", "upstreams", "sites")
 
 
@@ -91,7 +94,7 @@ async def load(transaction: Transaction) -> World:
     for row in rows:
         by_kind.setdefault(row.kind, []).append(row)
     frame = Frame.of(by_kind, secrets, reading)
-    organizations = {row.name: reading.resource(document_of(row)) for row in by_kind.get("organization", ())}
+    organizations = [reading.resource(document_of(row)) for row in by_kind.get("organization", ())]
     subscriptions = {row.name.lower(): contract_of(row, reading) for row in by_kind.get("subscription", ())}
     deployments: dict[str, list[Row]] = {}
     for row in by_kind.get("deployment", ()):
@@ -109,7 +112,7 @@ async def load(transaction: Transaction) -> World:
     assignments = {row.id.lower(): row for row in by_kind.get("roleAssignment", ())}
     return World(
         frame.catalogue,
-        organizations,
+        {each.name: each for each in organizations},
         _present(subscriptions),
         disabled,
         _present(accounts),
@@ -148,12 +151,15 @@ class Frame(NamedTuple):
             warn_days=_warn_days(settings, reading),
             **found,
         )
-        gateways = {row.name: _listed(row, settings, secrets, reading) for row in by_kind.get("gateway", ())}
+        gateways = {
+            document_of(row).name: _listed(row, settings, secrets, reading) for row in by_kind.get("gateway", ())
+        }
         return cls(catalogue, held, _issuer(settings, reading), gateways, _scheduled(releases))
 
 
 def document_of(row: Row) -> Document:
-    return Document(row.kind, row.id, row.name, row.body)
+    # The id keeps the spelling that it was first written with; whoever writes it again may spell it in another way.
+    return Document(row.kind, row.id, row.id.rpartition("/")[2], row.body)
 
 
 def _properties(row: Row | None) -> Mapping[str, Any]:
@@ -193,6 +199,8 @@ def keys_of(account: str, secrets: Mapping[str, bytes]) -> declared.Keys | None:
 
 
 def _hashed(key: bytes) -> str:
+    if key.startswith(b"sha256:") and HASHED_KEY.fullmatch(text := key.decode()):
+        return text
     return f"sha256:{sha256(key).hexdigest()}"
 
 
