@@ -12,6 +12,7 @@ import typer
 
 from entrepot.config import Config
 from entrepot.errors import Code, Error
+from entrepot.ledger.faults import LedgerRefused
 from entrepot.management.first import SECRET_FILE, Begun
 from entrepot.management.running import Options, Told, prepare, run
 from entrepot.resources.model import UNKNOWN
@@ -70,7 +71,7 @@ def control(  # noqa: PLR0913, PLR0917
         for problem in invalid.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
-    except (Error, OSError) as error:
+    except (Error, LedgerRefused, OSError) as error:
         print(f"the control plane cannot start: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,8 +23,11 @@ from entrepot.management.changes import ITSELF
 from entrepot.management.control import Control
 from entrepot.management.enrol import make_token
 from entrepot.management.first import GATEWAY, Begun, Place, begin, listen_at
+from entrepot.projections.follower import Follower, sources_in
+from entrepot.resources.ids import access_id
 from entrepot.resources.model import UNKNOWN
-from entrepot.storage import MasterKey
+from entrepot.storage import EVERYTHING, MasterKey
+from entrepot.storage.projected import Projected
 
 CONTROL_FILE = "control.json"
 TOKEN_FILE = "enrol.token"  # noqa: S105 - the name of a file
@@ -120,10 +123,24 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         server = _Server(config, lambda: ready(told, begun))
         _until_signalled(server, control)
-        await server.serve([listener])
+        async with _following(control, options.data):
+            await server.serve([listener])
     finally:
         await control.close()
         listener.close()
+
+
+@contextlib.asynccontextmanager
+async def _following(control: Control, data: Path) -> AsyncIterator[None]:
+    """Meanwhile the logs of this machine's gateways are read into projections."""
+    follower = Follower(Projected(control.store), lambda: sources_in((data / "gateways").glob("*")))
+    task = asyncio.create_task(follower.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def _until_signalled(server: uvicorn.Server, control: Control) -> None:
@@ -138,8 +155,11 @@ def _until_signalled(server: uvicorn.Server, control: Control) -> None:
 
 async def _gateway(control: Control, site: Site, options: Options) -> Site:
     """Where calls are sent to; with `local_gateway` also a token for the gateway beside us, if it needs one."""
-    row = await listen_at(control, options.data_listen, options.admin_listen)
-    listen = row.body["properties"].get("listen", "127.0.0.1:8080")
+    if options.local_gateway or options.data_listen or options.admin_listen:
+        row = await listen_at(control, options.data_listen, options.admin_listen)
+    else:
+        row = await control.store.get(EVERYTHING, access_id("gateway", GATEWAY))
+    listen = (row.body["properties"] if row is not None else {}).get("listen", "127.0.0.1:8080")
     folder = options.data / "gateways" / GATEWAY
     if options.local_gateway:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
