@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+import pytest
 
 from entrepot.cli.az_setup import Told, script
 
@@ -111,6 +112,7 @@ def manage(data: Path, url: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers=headers, verify=context, params={"api-version": "2025-09-01"}, timeout=30)
 
 
+@pytest.mark.timeout(300)
 def test_one_command_from_nothing_and_again(tmp_path: Path) -> None:
     data, given = tmp_path / "data", arguments()
     with serving(data, *given) as (process, told):

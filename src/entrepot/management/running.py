@@ -26,7 +26,7 @@ from entrepot.management.first import GATEWAY, Begun, Place, begin, listen_at
 from entrepot.projections.follower import Follower, sources_in
 from entrepot.resources.ids import access_id
 from entrepot.resources.model import UNKNOWN
-from entrepot.storage import EVERYTHING, MasterKey
+from entrepot.storage import EVERYTHING, MasterKey, Row
 from entrepot.storage.projected import Projected
 
 CONTROL_FILE = "control.json"
@@ -155,6 +155,7 @@ def _until_signalled(server: uvicorn.Server, control: Control) -> None:
 
 async def _gateway(control: Control, site: Site, options: Options) -> Site:
     """Where calls are sent to; with `local_gateway` also a token for the gateway beside us, if it needs one."""
+    row: Row | None
     if options.local_gateway or options.data_listen or options.admin_listen:
         row = await listen_at(control, options.data_listen, options.admin_listen)
     else:
