@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
 from planes import Plane, plane
 
@@ -27,7 +28,10 @@ _FAILED = re.compile(r"(?m)^Failures:\n(.*?)\n\n", re.DOTALL)
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    with plane(tmp_path_factory.mktemp("schema") / "data") as made:
+    data = tmp_path_factory.mktemp("schema") / "data"
+    with plane(data) as made:
+        (data / "ca").mkdir()
+        trustme.CA().cert_pem.write_to_path(str(data / "ca" / "ca.pem"))
         yield made
 
 

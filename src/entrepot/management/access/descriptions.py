@@ -138,14 +138,12 @@ def resource(properties: Schema, *, patch: bool = False) -> Schema:
 
 
 def _pack() -> Schema:
-    named = {"name": text("of the pack, in messages")}
-    return {
-        "anyOf": [
-            text("`entrepot:NAME`, a shipped pack"),
-            {"type": "object", "properties": {**named, "text": text("TOML")}, "required": ["name"]},
-            {"type": "object", "properties": {**named, "data": text("the same in base64")}, "required": ["name"]},
-        ]
-    }
+    kinds: list[Schema] = [text("`entrepot:NAME`, a shipped pack")]
+    for key, told in (("text", "TOML"), ("data", "the same in base64")):
+        held = {"type": "string", "pattern": ANY, "description": told}
+        properties = {"name": text("of the pack, in messages"), key: held}
+        kinds.append({"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False})
+    return {"anyOf": kinds}
 
 
 _CHANGES: Final[Mapping[str, Schema]] = {
@@ -314,7 +312,7 @@ _PLAIN: Final[Mapping[str, Schema]] = {
     "SecretRequest": {
         "type": "object",
         "properties": {"revokeOthers": {"type": "boolean", "default": False}},
-        "additionalProperties": False,
+        "additionalProperties": text(),
     },
 }
 

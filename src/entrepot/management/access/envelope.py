@@ -19,8 +19,9 @@ COMPUTED: Final = frozenset({"id", "name", "type", "etag", "systemData"})
 _KNOWN: Final = frozenset({*COMPUTED, "properties", "tags", "location"})
 _TAGS: Final = 50
 # Quotes may be missing: some clients take them off.
-ETAG: Final = r'\*|(W/)?("[0-9A-Za-z._-]{1,64}"|[0-9A-Za-z._-]{1,64})'
-_ETAG: Final = re.compile(ETAG)
+_ONE: Final = r'(W/)?("[0-9a-f]{1,64}"|[0-9a-f]{1,64})'
+ETAGS: Final = rf"\*|{_ONE}( ?, ?{_ONE})*"
+_ETAGS: Final = re.compile(ETAGS)
 
 
 def shown(row: Row, properties: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -98,11 +99,10 @@ def _etags(request: Request, header: str) -> frozenset[str] | None:
     value = request.headers.get(header)
     if value is None:
         return None
-    listed = [each.strip() for each in value.split(",")]
-    if not all(map(_ETAG.fullmatch, listed)):
+    if not _ETAGS.fullmatch(value.strip()):
         message = f"`{header}` is no ETag; write `*`, or an ETag as an answer gave it"
         raise Error(Code.BAD_REQUEST, message, name="InvalidHeaderValue", param=header)
-    return frozenset(each.removeprefix("W/").strip('"') for each in listed)
+    return frozenset(each.strip().removeprefix("W/").strip('"') for each in value.split(","))
 
 
 def _whole(value: Any) -> Any:

@@ -14,7 +14,7 @@ import entrepot
 from entrepot.management import http
 from entrepot.management.access import descriptions, proposals, suspension
 from entrepot.management.access.collections import COLLECTED, ROOT, Collection
-from entrepot.management.access.envelope import ETAG
+from entrepot.management.access.envelope import ETAGS
 from entrepot.management.access.proposal import GUID
 from entrepot.management.access.schemas import REFERENCE, Schema, text
 
@@ -141,11 +141,12 @@ def _principals() -> dict[str, Any]:
         "new_secret", "A new secret, shown this once.", {"200": _json({"$ref": REFERENCE + "Secret"})}, *_REFUSALS
     )
     body = _body({"$ref": REFERENCE + "SecretRequest"}) | {"required": False}
+    condition = {"parameters": [{"name": "If-Match", "in": "header", "schema": {"type": "string"}}]}
     one = {
         "parameters": parameters,
         "get": _read("principals", "Principal"),
-        "put": _write("principals", "Principal"),
-        "delete": _remove("principals", "Principal"),
+        "put": _write("principals", "Principal") | condition,
+        "delete": _remove("principals", "Principal") | condition,
     }
     return {
         PRINCIPALS: _many("principals", "Principal"),
@@ -231,7 +232,7 @@ _CONDITIONS: Final = [
         "name": header,
         "in": "header",
         "description": told,
-        "schema": {"type": "string", "pattern": f"^({ETAG})$"},
+        "schema": {"type": "string", "pattern": f"^({ETAGS})$"},
     }
     for header, told in (("If-Match", "only if it still is that one"), ("If-None-Match", "only if it is not there"))
 ]

@@ -61,6 +61,8 @@ def _source(pack: Any) -> PackSource:
     name = pack.get("name") if isinstance(pack, dict) else None
     if not isinstance(name, str) or not name.strip() or len(name) > 200:
         raise ValueError('expected a pack; write `"entrepot:NAME"` or `{"name": "…", "text": "…"}`')
+    if unknown := sorted(pack.keys() - {"name", "text", "data"}):
+        raise ValueError(f"unknown key `{unknown[0]}`; a pack has `name`, and `text` or `data`")
     text, data = pack.get("text"), pack.get("data")
     if text is None and data is None:
         return _shipped(name)
