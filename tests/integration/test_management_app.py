@@ -115,6 +115,7 @@ def test_methods_that_a_path_does_not_have(admin: httpx.Client) -> None:
     assert answer.status_code == 405
     assert "GET" in answer.headers["allow"]
     assert answer.json()["error"]["code"] == "MethodNotAllowed"
+    assert admin.options(f"{PRINCIPAL}/x").headers["allow"] == "DELETE, GET, HEAD, PUT"
 
 
 @pytest.mark.parametrize(

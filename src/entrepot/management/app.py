@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from entrepot.errors import Code, Error
@@ -149,7 +150,7 @@ async def _framework(request: Request, error: Exception) -> Response:
     """What the framework itself refuses: a path or a method that no route has."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(sorted(_methods(request)))
         return rendered(
             Error(Code.METHOD_NOT_ALLOWED, f"'{request.method}' is not possible here; {allowed} is", subject=allowed)
         )
@@ -158,6 +159,12 @@ async def _framework(request: Request, error: Exception) -> Response:
             Error(Code.NOT_FOUND, f"The path '{request.url.path[:200]}' names nothing that is served here.")
         )
     return rendered(Error(Code.BAD_REQUEST, str(error.detail)))
+
+
+def _methods(request: Request) -> set[str]:
+    """Of all the routes that a path has; the framework knows those of the first."""
+    routes = (each for each in request.app.routes if isinstance(each, Route))
+    return {method for each in routes if each.path_regex.match(request.scope["path"]) for method in each.methods or ()}
 
 
 def _path(scope: Scope) -> str:
