@@ -77,6 +77,7 @@ BODIES: dict[str, Any] = {
     "suspend": {"reason": "mischief"},
     "approve": {"reason": "mischief"},
     "regenerateKey": {"keyName": "Key1"},
+    "setKeys": {"key1": "sha256:" + "a" * 64},
     "checkDomainAvailability": {
         "subdomainName": "free",
         "type": "Microsoft.CognitiveServices/accounts",
@@ -237,7 +238,7 @@ def test_nothing_of_one_operators_is_there_for_another(world: World, stranger: s
             wrong.append(line)
         if kind == "catalogue" and method in {"PUT", "PATCH", "DELETE"} and answer.status_code not in {403, 404}:
             wrong.append(line)
-        if kind == "list" and (answer.status_code != 200 or SECRETS.search(answer.text)):
+        if kind == "list" and (answer.status_code not in {200, 404} or SECRETS.search(answer.text)):
             wrong.append(line)
     assert not wrong, "\n".join(wrong)
     assert state_of(world) == before
