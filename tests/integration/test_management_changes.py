@@ -13,6 +13,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec.structs import replace
+from sqlalchemy import event
 
 from databases import Postgres, cluster
 from entrepot.errors import Code, Error
@@ -370,6 +371,45 @@ def test_ids_are_the_same_in_any_case(tmp_path: Path) -> None:
             at = f"{ACCOUNT}/raiPolicies/strict"
             await change.put(change.draft(at, "raiPolicy", {"properties": {}}, subscription=SUBSCRIPTION))
         assert [each.name for each in control.world.accounts] == [each.name for each in before.accounts]
+
+    over(work, tmp_path)
+
+
+def test_a_change_reads_only_what_it_touches(tmp_path: Path) -> None:
+    statements: list[str] = []
+
+    async def count(control: Control, capacity: int) -> int:
+        await until(lambda: not control._noting)
+        statements.clear()
+        await scale(control, capacity)
+        return len(statements)
+
+    async def work(control: Control, data: Path) -> None:
+        event.listen(
+            control.store.engine.sync_engine,
+            "before_cursor_execute",
+            lambda _connection, _cursor, statement, *_rest: statements.append(statement),
+        )
+        before = await count(control, 2)
+        async with control.change(ADMIN, "test/write") as change:
+            for number in range(200):
+                given = {"legalName": "A", "territory": "JP", "entityType": "enterprise"}
+                at = access_id("organization", f"org-{number}")
+                await change.put(change.draft(at, "organization", {"properties": given}, operator="harbour"))
+        assert abs(await count(control, 3) - before) <= 3  # where the change stands is noted meanwhile, or later
+        assert before <= 25, statements
+
+    over(work, tmp_path)
+
+
+def test_nothing_is_decided_unrecorded(tmp_path: Path) -> None:
+    async def work(control: Control, data: Path) -> None:
+        account = await control.declared_account(ACCOUNT)
+        control.ledger.problem = "the disk is full"
+        with pytest.raises(Error) as caught:
+            await control.judge("deploy", "127.0.0.1", {}, account, account.deployments[0], actor=ADMIN)
+        assert caught.value.code is Code.LEDGER_UNAVAILABLE
+        control.ledger.problem = None
 
     over(work, tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
 import time
 from collections.abc import Awaitable, Iterable, Mapping
 from hashlib import sha256
@@ -18,6 +19,8 @@ from entrepot.resources.ids import access_id
 from entrepot.storage import EVERYTHING, Recorded, Row, Tenancy, Transaction
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def now_ms() -> int:
@@ -36,6 +39,8 @@ async def to_its_end(work: Awaitable[T]) -> T:
         except BaseException:  # noqa: BLE001 - `result` raises it, below
             break
     if cancelled is not None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.error("what nobody waits for any more failed", exc_info=failure)
         raise cancelled
     return task.result()
 
