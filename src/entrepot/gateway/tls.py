@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 from entrepot.resources.model import Tls
 from entrepot.resources.problems import Problem, WorldInvalid
@@ -15,6 +16,19 @@ def server_tls(tls: Tls) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     load_certificate(context, tls)
     return context
+
+
+def pair_mark(tls: Tls) -> tuple[tuple[str, int, int, int], ...]:
+    """Changes when the files of the certificate and its key do, or are others."""
+    marks = []
+    for name in (tls.certificate, tls.key):
+        try:
+            stat = Path(name).stat()
+        except OSError:
+            marks.append((name, 0, 0, 0))
+        else:
+            marks.append((name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(marks)
 
 
 def load_certificate(context: ssl.SSLContext, tls: Tls) -> None:

@@ -20,10 +20,11 @@ from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, 
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.retired import Retired
 from entrepot.gateway.serve import Gateway
-from entrepot.gateway.tls import load_certificate, server_tls
+from entrepot.gateway.tls import load_certificate, pair_mark, server_tls
 from entrepot.http1.server import Server
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.ledger import Ledger
+from entrepot.resources.model import Tls
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Compiled, Delta, Revision, Snapshot, decode
 from entrepot.telemetry.log import log_to_stderr
@@ -48,6 +49,7 @@ class Worker:
         self._ledger: Ledger | None = None
         self._server: Server | None = None
         self._tls: ssl.SSLContext | None = None
+        self._certified: object = None
         self._compiled: Compiled | None = None
         self._retired = Retired()
         self._parts: list[bytes] = []
@@ -130,18 +132,23 @@ class Worker:
 
     async def _serve(self, snapshot: Snapshot) -> None:
         assert self._gateway is not None
-        tls = snapshot.gateway.tls
-        if tls is not None:
-            fresh = server_tls(tls)  # a pair that does not fit must not reach the context in use
-            if self._tls is None:
-                self._tls = fresh
-            else:
-                load_certificate(self._tls, tls)
+        await self._certify(snapshot.gateway.tls)
         self._gateway.adopt(snapshot)
         self._drain_s = snapshot.gateway.limits.drain_s  # should the parent die, calls end as they do at a stop
         if self._server is None:
             self._server = Server(self._gateway.serve, self._gateway.render_error, snapshot.gateway.limits)
             await self._server.start(self._listener, self._tls)
+
+    async def _certify(self, tls: Tls | None) -> None:
+        """Take the certificate as it is now, if it is another: reading one takes milliseconds."""
+        if tls is None or (mark := pair_mark(tls)) == self._certified:
+            return
+        fresh = await asyncio.to_thread(server_tls, tls)  # a pair that does not fit must not reach the context in use
+        if self._tls is None:
+            self._tls = fresh
+        else:
+            load_certificate(self._tls, tls)
+        self._certified = mark
 
     def _status(self) -> Status:
         metrics = Metrics(CATALOGUE)
