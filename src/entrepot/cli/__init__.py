@@ -13,9 +13,11 @@ from entrepot import __version__
 ABOUT = "A model service that decides on every call who may use which model, from where, under which contract."
 
 COMMANDS = {
+    "apply": "Make a control plane hold what a world declares.",
     "az-setup": "Print what points the stock Azure CLI at a control plane, as a shell script.",
     "control": "Run the control plane alone: the management API.",
     "demo": "Walk through the main job on real inference.",
+    "export": "Write what a control plane holds as a world's folder.",
     "gateway": "Serve a world's folder: the data plane alone.",
     "ledger": "Verify, read and export the ledger; erase personal data from it.",
     "policy": "Check, test, explain and compare access policies.",

@@ -290,6 +290,12 @@ _PLAIN: Final[Mapping[str, Schema]] = {
         "type": "object",
         "properties": {"id": text(), "name": text(), "etag": text(), "properties": {"type": "object"}},
     },
+    "KeysRequest": {
+        "type": "object",
+        "properties": {name: {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"} for name in ("key1", "key2")},
+        "minProperties": 1,
+        "additionalProperties": False,
+    },
     "Principal": resource(
         {
             "type": "object",
@@ -303,7 +309,8 @@ _PLAIN: Final[Mapping[str, Schema]] = {
             },
             "additionalProperties": False,
         }
-    ),
+    )
+    | {"required": []},
     "Secret": {
         "type": "object",
         "properties": {"secret": text(), "appId": {"type": "string", "format": "uuid"}, "expiresAt": _INSTANT},
@@ -312,7 +319,7 @@ _PLAIN: Final[Mapping[str, Schema]] = {
     "SecretRequest": {
         "type": "object",
         "properties": {"revokeOthers": {"type": "boolean", "default": False}},
-        "additionalProperties": text(),
+        "propertyNames": {"pattern": ANY},
     },
 }
 

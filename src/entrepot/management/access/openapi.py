@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 import entrepot
 from entrepot.management import http
-from entrepot.management.access import descriptions, proposals, suspension
+from entrepot.management.access import declaring, descriptions, proposals, suspension
 from entrepot.management.access.collections import COLLECTED, ROOT, Collection
 from entrepot.management.access.envelope import ETAGS
 from entrepot.management.access.proposal import GUID
@@ -174,10 +174,28 @@ def _actions() -> dict[str, Any]:
             "parameters": [*names, _VERSION],
             "post": suspend | {"parameters": _CONDITIONS, "requestBody": _body({"$ref": REFERENCE + "Suspension"})},
         },
+        declaring.PATH: _declared(),
+        declaring.KEYS_PATH: {
+            "parameters": [*names, _VERSION],
+            "post": _operation("set_keys", "Set an account's keys.", {"200": _json({"type": "object"})}, *_REFUSALS)
+            | {"requestBody": _body({"$ref": REFERENCE + "KeysRequest"})},
+        },
         PATH: {
             "get": _operation("openapi", "This document.", {"200": _json({"type": "object"})}) | {"security": []},
         },
     }
+
+
+def _declared() -> dict[str, Any]:
+    page: Schema = {
+        "type": "object",
+        "properties": {"value": {"type": "array", "items": {"type": "object"}}, "nextLink": {"type": "string"}},
+        "required": ["value"],
+    }
+    told = "Everything as a world declares it, with digests of secrets; for the instance's own staff."
+    operation = _operation("list_declared", told, {"200": _json(page)}, "400", "401", "403", "404", "503")
+    token = {"name": "$skipToken", "in": "query", "description": "from `nextLink`", "schema": {"type": "string"}}
+    return {"parameters": [_VERSION], "get": operation | {"parameters": [token]}}
 
 
 def _operation(id: str, summary: str, done: Mapping[str, Any], *refusals: str) -> dict[str, Any]:  # noqa: A002

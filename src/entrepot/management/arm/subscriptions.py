@@ -87,8 +87,8 @@ async def delete(request: Request) -> Response:
     await _check_own(where.control, where.caller, held)
     match = conditions.if_match(request, held)
     async with where.control.change(where.caller.actor, "Entrepot.Access/subscriptions/delete") as change:
-        for gone in (False, True):
-            if inside := await change.list(EVERYTHING, "", under=held.id, deleted=gone, limit=1):
+        for kind, gone in (("resourceGroup", False), ("account", True)):
+            if inside := await change.list(EVERYTHING, kind, under=held.id, deleted=gone, limit=1):
                 message = f"`{inside[0].id}` is in it{', soft-deleted' if gone else ''}: remove that first"
                 raise Error(Code.CONFLICT, message, name="ResourceInUse")
         await change.delete(held.id, if_match=match)
