@@ -86,8 +86,17 @@ def test_a_subscription_is_written_by_the_operators_staff_only(up: Plane) -> Non
     )
     disabled = up.of("north-staff").put(path, json={"state": "Disabled"})
     assert (disabled.status_code, disabled.json()["state"]) == (200, "Disabled")
-    group = up.of("north-staff").put(f"{path}/resourcegroups/g", json={"location": "swedencentral"})
-    assert code(group) == (409, "ReadOnlyDisabledSubscription")
+    staff = up.of("north-staff")
+    place = {"location": "swedencentral"}
+    assert code(staff.put(f"{path}/resourcegroups/g", json=place)) == (409, "ReadOnlyDisabledSubscription")
+    assert staff.put(path, json={"state": "Enabled"}).json()["state"] == "Enabled"
+    assert staff.put(f"{path}/resourcegroups/g", json=place).status_code == 201
+    assert code(up.of("north-tenant").delete(S)) == (403, "AuthorizationFailed")
+    assert code(up.of("south-staff").delete(path)) == (404, "SubscriptionNotFound")
+    assert code(staff.delete(path)) == (409, "ResourceInUse")
+    assert staff.delete(f"{path}/resourcegroups/g").status_code == 202
+    assert staff.delete(path).status_code == 200
+    assert code(staff.get(path)) == (404, "SubscriptionNotFound")
 
 
 def test_groups(tenant: httpx.Client, up: Plane) -> None:
@@ -277,6 +286,18 @@ def test_deleted_softly_recovered_and_purged(tenant: httpx.Client, group: str) -
     )
     create(tenant, group, name)
     assert tenant.post(f"{path}/listKeys").json() != keys
+
+
+def test_a_suspension_is_not_shaken_off(tenant: httpx.Client, group: str, up: Plane) -> None:
+    name = fresh()
+    made = create(tenant, group, name)
+    path = f"{group}/{COGNITIVE}/accounts/{name}"
+    up.of("north-staff").post(f"{made['id']}/suspend", json={"reason": "a test"}).raise_for_status()
+    assert tenant.get(path).json()["properties"]["state"] == "suspended"
+    assert code(tenant.delete(path)) == (409, "AccountSuspended")
+    assert code(tenant.delete(group)) == (409, "AccountSuspended")
+    assert code(tenant.patch(path, json={"properties": {"state": "active"}})) == (400, "PropertyNotWritable")
+    assert tenant.put(path, json=BODY).json()["properties"]["state"] == "suspended"
 
 
 def test_what_is_due_is_purged_by_itself(tenant: httpx.Client, group: str, up: Plane) -> None:

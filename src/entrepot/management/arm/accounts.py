@@ -13,7 +13,7 @@ from starlette.routing import Route
 from entrepot.errors import Error
 from entrepot.management import world
 from entrepot.management.arm import asked, conditions, longrunning, reach, shapes, texts
-from entrepot.management.arm.deleted import RETENTION_MS, purge_due
+from entrepot.management.arm.deleted import RETENTION_MS, check_free, purge_due
 from entrepot.management.arm.where import Where, account_at, account_in, subscription_at
 from entrepot.management.changes import Change
 from entrepot.management.http import answer, body, paged, peer_of, route
@@ -156,16 +156,19 @@ async def _restore(request: Request, where: Where, given: dict[str, Any], id_: s
 async def patch(request: Request) -> Response:
     where = await account_at(request, f"{texts.ACCOUNTS}/write")
     where.writable()
-    name: str = request.path_params["account"]
-    held = await where.account(request.path_params["group"], name)
-    fresh = asked.account_update(await body(request, optional=True), held.body, held.name, held.id)
-    catalogue = await reach.catalogue(where.control.store)
-    if catalogue.location(fresh["location"]) != held.body["location"]:
-        raise texts.account_moved(name, held.id.split("/")[4], held.body["location"], fresh["location"])
-    fresh["location"] = held.body["location"]
-    # Read and written without a lock between: unless the client said which version, ours is the condition.
-    match = conditions.if_match(request, held) or held.etag
+    group, name = request.path_params["group"], request.path_params["account"]
+    id_ = (await where.account(group, name)).id
+    given = await body(request, optional=True)
     async with where.control.change(where.caller.actor, f"{texts.ACCOUNTS}/write") as change:
+        held = await change.get(where.caller.tenancy, id_)  # merged with what is there now, not when we first looked
+        if held is None:
+            raise texts.resource_missing(texts.ACCOUNTS, name, group)
+        fresh = asked.account_update(given, held.body, held.name, held.id)
+        catalogue = await reach.catalogue(change)
+        if catalogue.location(fresh["location"]) != held.body["location"]:
+            raise texts.account_moved(name, group, held.body["location"], fresh["location"])
+        fresh["location"] = held.body["location"]
+        match = conditions.if_match(request, held)
         row = await _put(change, where, held.id, fresh, match, new=False)
     return _written(request, where, change, row, 200)
 
@@ -180,6 +183,8 @@ async def delete(request: Request) -> Response:
         return answer(None, 204)
     match = conditions.if_match(request, held)
     async with where.control.change(where.caller.actor, f"{texts.ACCOUNTS}/delete") as change:
+        now = await change.get(where.caller.tenancy, held.id)
+        check_free(now or held)
         await change.soft_delete(held.id, change.at_ms + RETENTION_MS, if_match=match)
     headers = longrunning.polled(request, change, where.subscription.id, held.body["location"])
     return answer(None, 202, headers)

@@ -46,10 +46,17 @@ async def delete(request: Request) -> Response:
     """Purge: the name and the quota are free at once; the keys are gone for good."""
     where, row = await _deleted(request, f"{_ACTION}/delete")
     where.writable()
+    check_free(row)
     async with where.control.change(where.caller.actor, f"{_ACTION}/delete") as change:
         await purge(change, row.id)
     headers = longrunning.polled(request, change, where.subscription.id, row.body["location"])
     return answer(None, 202, headers)
+
+
+def check_free(row: Row) -> None:
+    """Raises Error CONFLICT while the operator has suspended the account."""
+    if row.body.get("properties", {}).get("state") == "suspended":
+        raise texts.suspended(row.name)
 
 
 async def purge(change: Change, id_: str) -> None:

@@ -19,7 +19,7 @@ from entrepot.management.changes import Change
 from entrepot.management.http import answer, body, paged, peer_of, route
 from entrepot.resources import model as declared
 from entrepot.resources.ids import COGNITIVE
-from entrepot.storage import Row
+from entrepot.storage import EVERYTHING, Row
 from entrepot.wire.refusals import refusal
 
 _A = f"/subscriptions/{{subscription}}/resourceGroups/{{group}}/providers/{COGNITIVE}/accounts/{{account}}"
@@ -112,19 +112,27 @@ async def _draw(where: Where, account: Row, id_: str, fresh: dict[str, Any], hel
 async def _write(request: Request, where: Where, draw: Draw) -> Response:
     held = draw.held
     match, new = conditions.if_match(request, held), conditions.if_none_match(request, held)
-    if held is not None and match is None:
-        match = held.etag  # what was judged is what is replaced
     if _becomes_more(draw):
         refused = await _refusal(request, where, draw)
         if refused is not None:
             return answer(refused, 400)
     async with where.control.change(where.caller.actor, _WRITE) as change:
+        await _check_same(change, draw)
         fresh = await _within_quota(change, where, draw)
         draft = change.draft(
             draw.id, "deployment", fresh, operator=where.operator, subscription=where.subscription.subscription
         )
-        row = await change.put(draft, if_match=match, if_none_match=new or held is None)
+        row = await change.put(draft, if_match=match, if_none_match=new)
     return _written(request, where, change, draw.account, row, 200 if held is not None else 201)
+
+
+async def _check_same(change: Change, draw: Draw) -> None:
+    """Raises Error unless what was judged is what is replaced."""
+    now = await change.get(EVERYTHING, draw.id)
+    if (now.etag if now is not None else None) != (draw.held.etag if draw.held is not None else None):
+        raise texts.busy(draw.id)
+    if await change.get(EVERYTHING, draw.account.id) is None:
+        raise texts.parent_missing(draw.account.id)
 
 
 def _becomes_more(draw: Draw) -> bool:
@@ -201,10 +209,13 @@ async def _turn(request: Request, state: str) -> Response:
     """A paused deployment keeps its quota and is to a call as if it were not there."""
     where, account, held = await _found(request, _WRITE)
     where.writable()
-    fresh = {**held.body, "properties": {**held.body["properties"], "deploymentState": state}}
     async with where.control.change(where.caller.actor, _WRITE) as change:
+        now = await change.get(EVERYTHING, held.id)
+        if now is None:
+            raise texts.busy(held.id)
+        fresh = {**now.body, "properties": {**now.body["properties"], "deploymentState": state}}
         draft = change.draft(held.id, "deployment", fresh, operator=held.operator, subscription=held.subscription)
-        row = await change.put(draft, if_match=held.etag)
+        row = await change.put(draft)
     return _written(request, where, change, account, row, 200)
 
 

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from entrepot.errors import Code, Error
 from entrepot.management.arm import asked, conditions, longrunning, reach, shapes, texts
-from entrepot.management.arm.deleted import RETENTION_MS
+from entrepot.management.arm.deleted import RETENTION_MS, check_free
 from entrepot.management.arm.where import Where, group_at, group_of, subscription_at
 from entrepot.management.http import answer, body, paged, route
 from entrepot.storage import Row
@@ -104,6 +104,7 @@ async def delete(request: Request) -> Response:
     match = conditions.if_match(request, held)
     async with where.control.change(where.caller.actor, f"{GROUPS}/delete") as change:
         for row in await change.list(where.caller.tenancy, "account", under=held.id):
+            check_free(row)
             await change.soft_delete(row.id, change.at_ms + RETENTION_MS)
         await change.delete(held.id, if_match=match)
     return answer(None, 202, longrunning.located(request, change, where.subscription.id))

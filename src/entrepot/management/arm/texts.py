@@ -66,6 +66,11 @@ def resource_missing(kind: str, name: str, group: str) -> Error:
     return Error(Code.NOT_FOUND, text, name="ResourceNotFound")
 
 
+def busy(resource: str) -> Error:
+    text = f"Another operation is being performed on the resource '{resource}'. Please retry later."
+    return Error(Code.CONFLICT, text, name="RequestConflict")
+
+
 def parent_missing(parent: str) -> Error:
     text = (
         "Failed to perform 'write' on resource(s) of type 'accounts/deployments', because the parent resource "
@@ -103,6 +108,12 @@ def soft_deleted(id: str) -> Error:  # noqa: A002 - the message quotes a resourc
         "'restore' to be 'true' in the property. If you don't want to restore existing resource, please purge it first."
     )
     return Error(Code.CONFLICT, text, name="FlagMustBeSetForRestore", param="properties.restore")
+
+
+def suspended(name: str) -> Error:
+    """What its operator has suspended cannot be made anew: that would lift the suspension."""
+    text = f"The account '{name}' is suspended and cannot be deleted; its operator reinstates it first."
+    return Error(Code.CONFLICT, text, name="AccountSuspended")
 
 
 def not_restorable() -> Error:
