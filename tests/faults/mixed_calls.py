@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -293,6 +294,8 @@ def run(home: Path, calls: int, fleet: Fleet, seed: int = 1) -> str:
         ):
             for caught in [pool.submit(caller, gateway.data, doing) for _ in range(CALLERS)]:
                 caught.result()
+            gateway.signal(signal.SIGTERM)  # once: it ends in good order
+            assert gateway.wait() == 0
         done = doing.done
         usage = entrepot("usage", "--data", str(data), "--by", "model")
         assert (len(done), usage["doubts"]) == (calls, [])

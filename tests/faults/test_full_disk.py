@@ -7,6 +7,7 @@ grow any more (RLIMIT_FSIZE), which its writes meet in the same place with anoth
 from __future__ import annotations
 
 import resource
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from harness import FROM_CN, FROM_JP, Account, Fleet, Gateway, Upstream, World, 
 
 DISK_BYTES = 32 << 20
 CALLERS = 6
+# Run by every Python that the gateway starts: a ledger makes less room ahead of its use, so that it is used up soon.
+LITTLE_ROOM = "import entrepot.ledger.store; entrepot.ledger.store.AHEAD = 1 << 20"
 
 
 class Disk(NamedTuple):
@@ -57,7 +60,7 @@ def fill(ballast: Path) -> None:
 
 
 def grow_no_more(gateway: Gateway) -> None:
-    limit(gateway, 1 << 22)
+    limit(gateway, 1 << 20)
 
 
 def grow_again(gateway: Gateway) -> None:
@@ -101,7 +104,9 @@ class Callers:
         return answer.status
 
 
-def test_a_full_disk_and_then_room(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_full_disk_and_then_room(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LITTLE_ROOM)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     account = Account("kanto")
     with small_disk(tmp_path / "data") as disk, simulated() as sim:
         print(f"the disk is full by {disk.what}")
@@ -122,6 +127,8 @@ def test_a_full_disk_and_then_room(fleet: Fleet, tmp_path: Path) -> None:
             until(lambda: callers.once() == 200, "it serves again")
             until(lambda: readyz(gateway)[0] == 200, "readiness is green")
             assert callers.once() == 200
+            gateway.signal(signal.SIGTERM)  # once: it ends in good order
+            assert gateway.wait() == 0
         look(disk.folder, callers)
 
 

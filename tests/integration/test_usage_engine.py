@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,6 +67,8 @@ def test_usage_is_what_the_engine_counted(engine: Engine, fleet: Fleet, tmp_path
     home, data = tmp_path / "gateway", tmp_path / "data"
     with fleet.gateway(world, home, "--data", str(data)) as gateway, ThreadPoolExecutor(4) as pool:
         statuses = list(pool.map(lambda one: called(gateway, account, *one), made))
+        gateway.signal(signal.SIGTERM)  # once: it ends in good order
+        assert gateway.wait() == 0
     assert statuses == [200] * len(made)
     spent = {name: value - before[name] for name, value in counted(engine).items()}
     told = usage_of(data)
