@@ -364,6 +364,8 @@ def test_a_policy_release_is_examined_approved_and_in_force(staff: Staff) -> Non
         409,
         "ReleaseInForce",
     )
+    again = officer.put(id_, json=release("entrepot:base", {"name": "own", "text": OWN}))
+    assert (again.status_code, again.json()["properties"]["state"]) == (200, "approved")
     later = release("entrepot:base", {"name": "own", "text": OWN}, effectiveAt="2030-01-01")
     assert code(officer.put(at(), json=later)) == (409, "ReleaseInForce")
     states = [each["properties"]["state"] for each in officer.get(f"{ROOT}/policyReleases").json()["value"]]

@@ -67,6 +67,8 @@ def test_a_pack_is_named_or_given(pack: Any) -> None:
         [{"name": "own"}],
         [{"name": "own", "text": PERMIT, "data": ""}],
         [{"name": "own", "data": "?"}],
+        [{"name": "own", "data": "/w=="}],
+        [{"name": "own", "text": PERMIT, "more": 1}],
         [{"name": "own", "text": 1}],
         [{"name": "entrepot:base", "text": PERMIT}],
         ["entrepot:base", "entrepot:base"],

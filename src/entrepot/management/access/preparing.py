@@ -21,7 +21,7 @@ from entrepot.management.authorize import INSTANCE, Caller, chain_of, may, not_f
 from entrepot.management.changes import Change
 from entrepot.policy import Program
 from entrepot.resources.ids import ACCESS, access_id
-from entrepot.resources.model import World
+from entrepot.resources.model import PackSource, World
 from entrepot.storage import EVERYTHING, Row
 
 if TYPE_CHECKING:
@@ -84,47 +84,49 @@ def _authorize(who: Caller, proposed: Proposed, row: Row) -> None:
         require(who, WRITE, chain)
 
 
-async def prepared(control: Control, who: Caller, proposed: Proposed) -> Prepared:
+def settled(proposed: Proposed) -> Proposed:
+    """The proposal with the packs of a release as they are now, shipped ones included. Raises Error (400)."""
     if proposed.kind != "policyRelease":
-        return Prepared(proposed, {})
-    require(who, WRITE, (proposal.RELEASES.lower(), INSTANCE))
-    unknown = sorted(proposed.change.keys() - {"packs", "warnDays"})
-    warn_days = proposed.change.get("warnDays")
+        return proposed
     problems = [
         Detail("InvalidProperty", f"unknown key `{key}`; keys here: `packs`, `warnDays`", f"properties.change.{key}")
-        for key in unknown
+        for key in sorted(proposed.change.keys() - {"packs", "warnDays"})
     ]
-    if "warnDays" in proposed.change and (type(warn_days) is not int or not 0 <= warn_days <= 3_650):
+    warn_days = proposed.change.get("warnDays", 0)
+    if type(warn_days) is not int or not 0 <= warn_days <= 3_650:
         fix = "expected a whole number of days, from 0 to 3650"
         problems.append(Detail("InvalidProperty", fix, "properties.change.warnDays"))
     if problems:
         raise proposal.refused(problems)
+    packs = releases.stored(releases.pack_sources(proposed.change.get("packs")))
+    return proposed._replace(change={**proposed.change, "packs": packs})
+
+
+async def prepared(control: Control, who: Caller, proposed: Proposed) -> Prepared:
+    """Of a proposal that is settled: examined, where it is a release. Raises Error."""
+    if proposed.kind != "policyRelease":
+        return Prepared(proposed, {})
+    require(who, WRITE, (proposal.RELEASES.lower(), INSTANCE))
     rows = await control.store.list(EVERYTHING, "policyRelease")  # the catalogue's
     base, in_force = _etag(rows), control.program
-    folders = ledgers(control.data)
-    world = control.world
-    now_ms = changes.now_ms()
-    release, more, packs = await asyncio.to_thread(
-        _examined, proposed.change.get("packs"), in_force, world, folders, now_ms
+    sources = [PackSource(pack["name"], pack["text"].encode()) for pack in proposed.change["packs"]]
+    release, reports = await asyncio.to_thread(
+        _examined, sources, in_force, control.world, ledgers(control.data), changes.now_ms()
     )
     if release == in_force.release:  # also for a later instant: a release is either in force or to come
         raise Error(Code.CONFLICT, f"`{release}` is in force already", name="ReleaseInForce")
-    change = {key: value for key, value in proposed.change.items() if key == "warnDays"} | {"packs": packs}
-    return Prepared(proposed._replace(change=change), {"release": release, "base": base, "reports": more})
+    return Prepared(proposed, {"release": release, "base": base, "reports": reports})
 
 
 def _examined(
-    asked: Any, in_force: Program, world: World, folders: Sequence[Path], now_ms: int
-) -> tuple[str, dict[str, Any], list[Mapping[str, str]]]:
-    sources = releases.pack_sources(asked)
+    sources: Sequence[PackSource], in_force: Program, world: World, folders: Sequence[Path], now_ms: int
+) -> tuple[str, dict[str, Any]]:
     program, findings = releases.compiled(sources, iso(now_ms)[:10])
-    difference = releases.difference(in_force.packs, program.packs, world, now_ms)
-    reports = {
+    return program.release, {
         "check": {"findings": findings},
-        "diff": difference,
+        "diff": releases.difference(in_force.packs, program.packs, world, now_ms),
         "replay": releases.replayed(program, folders, in_force, now_ms),
     }
-    return program.release, reports, releases.stored(sources)
 
 
 def ledgers(data: Path) -> list[Path]:

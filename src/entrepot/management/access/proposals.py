@@ -14,8 +14,8 @@ from entrepot.management import http
 from entrepot.management.access import envelope, proposal
 from entrepot.management.access.applying import apply
 from entrepot.management.access.collections import ROOT, refused
-from entrepot.management.access.preparing import Prepared, prepared
-from entrepot.management.access.proposal import Person, Verb
+from entrepot.management.access.preparing import prepared, settled
+from entrepot.management.access.proposal import Person, Proposed, Verb
 from entrepot.management.authorize import INSTANCE, PRINCIPALS, Caller, caller, chain_from, may, not_found, require
 from entrepot.management.changes import Change, now_ms
 from entrepot.management.roles import OWNER
@@ -73,11 +73,14 @@ async def _put(request: Request) -> Response:
     who, control = caller(request), http.control_of(request)
     id = _id(request)  # noqa: A001
     body = envelope.sent(await http.body(request))
-    ready = await prepared(control, who, proposal.read(body["properties"], now_ms()))
+    asked = settled(proposal.read(body["properties"], now_ms()))
+    if (there := await control.store.get(EVERYTHING, id)) is not None:
+        return _again(request, who, there, asked)
+    ready = await prepared(control, who, asked)
     async with control.change(who.actor, f"{ACCESS}/proposals/write") as change:
         before = await change.get(EVERYTHING, id)
         if before is not None:
-            return _again(request, who, before, ready)
+            return _again(request, who, before, asked)
         envelope.check_conditions(request, None)
         subject = await ready.check(change, who)
         by = await _person(change, who)
@@ -93,12 +96,10 @@ async def _put(request: Request) -> Response:
     return envelope.answer(row, shown(row, now_ms()), 201)
 
 
-def _again(request: Request, who: Caller, before: Row, ready: Prepared) -> Response:
+def _again(request: Request, who: Caller, before: Row, asked: Proposed) -> Response:
     properties = _readable(who, before, before.id).body["properties"]
     envelope.check_conditions(request, before)
-    if properties["proposedBy"]["principal"] == who.actor.principal and proposal.same_request(
-        properties, ready.proposed
-    ):
+    if properties["proposedBy"]["principal"] == who.actor.principal and proposal.same_request(properties, asked):
         return envelope.answer(before, shown(before, now_ms()))
     raise Error(
         Code.CONFLICT,

@@ -72,9 +72,13 @@ def _source(pack: Any) -> PackSource:
         return PackSource(name, text.encode("utf-8", "surrogatepass"))
     if isinstance(data, str) and text is None:
         try:
-            return PackSource(name, base64.b64decode(data, validate=True))
+            decoded = base64.b64decode(data, validate=True)
+            decoded.decode()
+        except UnicodeDecodeError:
+            raise ValueError("`data` is not UTF-8; save the pack as UTF-8") from None
         except (binascii.Error, ValueError):
             raise ValueError("`data` is not base64") from None
+        return PackSource(name, decoded)
     raise ValueError("give the pack's TOML either as `text`, a string, or as `data`, in base64")
 
 
