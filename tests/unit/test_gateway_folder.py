@@ -70,6 +70,25 @@ def test_an_edit_of_clients_is_a_change_and_any_other_is_a_whole(tmp_path: Path)
     asyncio.run(play())
 
 
+def test_a_start_is_no_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("entrepot.gateway.watch.POLL_S", 0.01)
+    monkeypatch.setattr("entrepot.gateway.watch.QUIET_S", 0.03)
+
+    async def play() -> None:
+        source = Editor(tmp_path).source
+        first = await source.first()
+        source.running(first.revision, ready=True)
+        changes = source.changes()
+        found = asyncio.ensure_future(anext(changes))
+        await asyncio.wait([found], timeout=0.3)
+        assert not found.done()
+        (tmp_path / "more.toml").write_text('[[provider]]\nname = "another"\n')
+        assert isinstance(await asyncio.wait_for(found, 10), Published)
+        await changes.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(play())
+
+
 def test_what_was_not_taken_over_is_published_again_from_what_runs(tmp_path: Path) -> None:
     async def play() -> None:
         editor = Editor(tmp_path)

@@ -81,7 +81,7 @@ class Folder:
     async def _read(self) -> Offer:
         files = read_world(self._folder)
         self._watched = watched(files)
-        self._mark = fingerprint(self._folder, self._watched)
+        self._mark = present(self._folder, self._watched)
         before = 0 if self._served is None else self._served.published.revision.n
         published = await asyncio.to_thread(publish_files, files, self._config, Revision(0, before + 1))
         return Offer(published, edition_mark(published))
@@ -114,6 +114,11 @@ def edition_mark(published: Published) -> Mark:
     return ((geo.path, stat.st_ino, stat.st_size, stat.st_mtime_ns),)
 
 
+def present(folder: Path, named: Iterable[str]) -> Mark:
+    """The fingerprint without files that are not there, so that naming fewer of them is no edit."""
+    return tuple(mark for mark in fingerprint(folder, named) if mark[1])
+
+
 async def edits(folder: Path, named: Callable[[], Iterable[str]], served: Mark) -> AsyncIterator[None]:
     """Yields once per edit since `served`, `QUIET_S` after its last change. Swapping a symbolic link is one edit.
 
@@ -124,8 +129,7 @@ async def edits(folder: Path, named: Callable[[], Iterable[str]], served: Mark) 
     while True:
         await asyncio.sleep(POLL_S)
         try:
-            # Missing files are left out, so that naming fewer of them is no edit.
-            now = tuple(mark for mark in fingerprint(folder, named()) if mark[1])
+            now = present(folder, named())
         except OSError:
             continue
         if now != changed:
