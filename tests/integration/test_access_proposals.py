@@ -345,6 +345,9 @@ def test_a_policy_release_is_examined_approved_and_in_force(staff: Staff) -> Non
     assert replay["totals"] == {"allow to refuse": 1, "other targets": 1}
     assert {each["rule"] for each in replay["flips"]} == {"OWN-01"}
     assert control.program.release == before
+    listed = {each["id"]: each["properties"] for each in officer.get(f"{ROOT}/proposals").json()["value"]}[id_]
+    assert "reports" not in listed
+    assert listed["change"]["packs"] == [{"name": "entrepot:base"}, {"name": "own"}]
     for name in ("north-officer", "north-staff", "north-tenant"):
         assert code(staff.of(name).get(id_)) == (404, "ResourceNotFound")
         assert code(staff.of(name).post(f"{id_}/approve")) == (404, "ResourceNotFound")

@@ -44,7 +44,7 @@ async def _list(request: Request) -> Response:
     rows = await control.store.list(who.tenancy, "proposal")
     at_ms = now_ms()
     readable = [row for row in rows if may(who, READ, chain(row))]
-    return http.paged(request, readable, lambda row: shown(row, at_ms))
+    return http.paged(request, readable, lambda row: _brief(shown(row, at_ms)))
 
 
 async def _get(request: Request) -> Response:
@@ -55,6 +55,15 @@ async def _get(request: Request) -> Response:
 
 def shown(row: Row, at_ms: int) -> dict[str, Any]:
     return envelope.shown(row, proposal.shown(row.body["properties"], at_ms))
+
+
+def _brief(told: dict[str, Any]) -> dict[str, Any]:
+    """In lists a policy release is told by its hash and the names of its packs: its text and reports are long."""
+    properties = {key: value for key, value in told["properties"].items() if key != "reports"}
+    if properties["kind"] == "policyRelease":
+        packs = [{"name": each["name"]} for each in properties["change"]["packs"]]
+        properties["change"] = properties["change"] | {"packs": packs}
+    return told | {"properties": properties}
 
 
 def chain(row: Row) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from entrepot.resources.model import PackSource, World
 
 # So much of each list stands in a report; the counts beside it are of all.
 LISTED: Final = 200
+NAMED: Final = 1_000
 REPLAY_DAYS: Final = 30
 # An answer waits for the replay, so it reads no more than that, the newest logs first.
 REPLAYED_ENTRIES: Final = 1_000_000
@@ -115,6 +116,7 @@ def difference(old: Sequence[Pack], new: Sequence[Pack], world: World, at_ms: in
         if found.empty
         else [one for one in touched(Space([old, new]), world) if one.until_ms is None or one.until_ms > at_ms]
     )
+    affected = _by_account(hit)
     return {
         "counts": found.counts,
         "changes": [
@@ -129,7 +131,8 @@ def difference(old: Sequence[Pack], new: Sequence[Pack], world: World, at_ms: in
             for one in found.changes[:LISTED]
         ],
         "changesInAll": len(found.changes),
-        "affectedAccounts": _by_account(hit),
+        "affectedAccounts": affected[:NAMED],
+        "affectedInAll": len(affected),
     }
 
 
