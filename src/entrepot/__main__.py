@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 
 from entrepot.cli import command_line
+from entrepot.config import Config
 
 
 def main() -> None:
-    command_line(sys.argv[1:])()
+    command_line(sys.argv[1:], Config.load().environ)(prog_name="entrepot")
 
 
 if __name__ == "__main__":

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Annotated
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 
 from entrepot import __version__
 
+_COMPLETE = "_ENTREPOT_COMPLETE"
 ABOUT = "A model service that decides on every call who may use which model, from where, under which contract."
 
 COMMANDS = {
     "apply": "Make a control plane hold what a world declares.",
     "az-setup": "Print what points the stock Azure CLI at a control plane, as a shell script.",
+    "completion": "Print the completion script of a shell.",
     "control": "Run the control plane alone: the management API.",
     "demo": "Walk through the main job on real inference.",
     "export": "Write what a control plane holds as a world's folder.",
     "gateway": "Serve a world's folder: the data plane alone.",
+    "gateways": "See which gateways follow a control plane; let others join.",
+    "key": "Show and regenerate an account's keys.",
     "ledger": "Verify, read and export the ledger; erase personal data from it.",
-    "policy": "Check, test, explain and compare access policies.",
+    "org": "Organizations of a control plane: record, review, eligibility.",
+    "policy": "Check, test, explain and compare access policies; propose, approve and list releases.",
+    "principal": "Who can log in to a control plane.",
     "receipt": "Verify a receipt, offline.",
+    "role": "Who may do what in a control plane, and where.",
     "serve": "Run control plane and gateway on this machine; the first start creates what is needed.",
     "sim": "Run a simulated upstream, for tests and benchmarks.",
     "storage": "Rotate the master key of a control plane's database; say that it was restored.",
+    "upstream": "Upstreams of a control plane.",
     "usage": "Add up what was used, what it cost, and what was refused.",
     "world": "Check a world's folder.",
 }
 
 
-def command_line(arguments: Sequence[str]) -> typer.Typer:
-    """The whole command tree, of which only the command that `arguments` name is really there."""
+def command_line(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> typer.Typer:
+    """The whole command tree, of which only the command that `arguments` name is really there.
+
+    A shell that asks for completions has its line in `environ`, not in the arguments.
+    """
+    if environ is not None and _COMPLETE in environ:
+        completion_init()
+        arguments = (environ.get("COMP_WORDS") or environ.get("_TYPER_COMPLETE_ARGS") or "").split()[1:]
     app = typer.Typer(
         name="entrepot",
         no_args_is_help=True,

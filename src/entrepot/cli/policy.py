@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import typer
 
+from entrepot.cli.remote import proposing
 from entrepot.cli.replay import replay
 from entrepot.policy import Pack, PolicyInvalid, parse, shipped, shipped_names
 from entrepot.policy import compile as compile_packs
@@ -275,6 +276,13 @@ def prove(
 
 
 app.command("replay")(replay)
+app.command("propose")(proposing.propose)
+app.command("approve")(proposing.approve)
+app.command("reject")(proposing.reject)
+app.command("withdraw")(proposing.withdraw)
+app.command("publish")(proposing.publish)
+app.command("proposals")(proposing.proposals)
+app.command("list")(proposing.releases)
 
 
 @app.command()

@@ -211,9 +211,7 @@ def _next(refused: Refused) -> list[str]:
     if refused.code == "SecondPersonRequired":
         return [f"another person approves it: set their `{CLIENT_ID}` and `{CLIENT_SECRET}`, and run the same command"]
     if refused.code == "LoginFailed":
-        return [
-            f"check `{CLIENT_ID}` and `{CLIENT_SECRET}`, or give the principal a new secret: `entrepot role secret`"
-        ]
+        return [f"check `{CLIENT_ID}` and `{CLIENT_SECRET}`; `entrepot principal secret` gives a principal a new one"]
     return []
 
 

@@ -24,12 +24,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], nothing: 
         print(nothing)
         return
     console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    with console.capture() as captured:
+        console.print(_table(columns, listed))
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in listed:
+    for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    return table
 
 
 def _cell(value: Any) -> str:
