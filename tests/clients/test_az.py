@@ -1,0 +1,183 @@
+"""The stock Azure CLI runs Entrepot: the life of an account, and the refusal that two people lift.
+
+`az` is given a proxy for whatever is not on this machine. That proxy answers nothing and counts: none of these commands
+asks anybody else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entrepot.management.roles import COMPLIANCE_OFFICER, OWNER, REVIEWER
+from entrepot.sim.server import simulated
+from entrepot.sim.settings import Rule, Settings
+from harness import ask, body_of
+from people import ACCESS, MAINLAND, PERSON, YANGTZE, Served, Who, served
+
+HERE = Path(__file__).parent
+AZ = HERE.parents[1] / ".venv-az/bin/az"
+REFUSED = (
+    "(CannotDeployDueToLocalRegulations) Due to local regulatory requirements, in mainland China only enterprise "
+    "customers with a registered business license are eligible to subscribe to the Azure OpenAI Service."
+)
+GROUP = "rg-ai"
+DEPLOY = (
+    *("deployment", "create", "--deployment-name", "chat", "--model-format", "OpenAI", "--model-name", "gpt-4o"),
+    *("--model-version", "2024-11-20", "--sku-name", "GlobalStandard", "--sku-capacity", "10"),
+)
+
+
+class Outside:
+    """A proxy that closes every connection to it; `asked` counts them."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._refuse, daemon=True).start()
+
+    def _refuse(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.asked += 1
+            connection.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def environ(self) -> dict[str, str]:
+        names = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        return {**kept, **dict.fromkeys(names, self.url), "no_proxy": "127.0.0.1,localhost"}
+
+
+class Az:
+    """The CLI with settings of its own, as `az-setup` makes them, logged in as `who`."""
+
+    def __init__(self, house: Served, home: Path, environ: dict[str, str], who: Who, subscription: str) -> None:
+        self._environ = {
+            **environ,
+            "AZURE_CONFIG_DIR": str(home),
+            "AZURE_CORE_COLLECT_TELEMETRY": "false",
+            "AZURE_CORE_ONLY_SHOW_ERRORS": "true",
+            "REQUESTS_CA_BUNDLE": house.ca,
+        }
+        # The script is piped to a shell here; az.sh evaluates it.
+        command = [sys.executable, "-m", "entrepot", "az-setup", "--data", str(house.folder)]
+        script = subprocess.run(command, capture_output=True, check=True).stdout
+        path = f"{AZ.parent}:{environ['PATH']}"
+        subprocess.run(["sh"], input=script, env={**self._environ, "PATH": path}, check=True, timeout=200)
+        login = ("login", "--service-principal", "-u", who.client_id, "-p", who.secret, "--tenant", house.tenant)
+        (seen,) = self(*login)
+        assert seen["id"] == subscription
+        self("group", "create", "-n", GROUP, "-l", "japaneast")
+
+    def __call__(self, *arguments: str) -> Any:
+        done = self.tried(*arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def tried(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(AZ), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=self._environ, timeout=200, check=False)
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[Outside]:
+    proxy = Outside()
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    settings = Settings(script=(Rule(text="A receipt is a promise that can be checked."),))
+    with simulated(settings) as sim, served(tmp_path_factory.mktemp("az") / "data") as house:
+        house.upstream(sim.base_url, "gpt-4o@2024-11-20", "gpt-4o-mini@2024-07-18")
+        yield house
+
+
+@pytest.fixture(scope="module")
+def two(house: Served) -> list[Who]:
+    """Who proposes, and who approves. The policy of mainland China is their doing."""
+    two = [house.person("officer", COMPLIANCE_OFFICER), house.person("reviewer", REVIEWER)]
+    owner = house.person("owner", OWNER)
+    house.agree([owner, two[1]], "policyRelease", None, {"packs": MAINLAND})
+    return two
+
+
+@pytest.mark.timeout(500)
+def test_the_life_of_an_account(house: Served, outside: Outside) -> None:
+    environ = {**outside.environ(), "ENTREPOT": str(Path(sys.executable).with_name("entrepot"))}
+    command = ["sh", str(HERE / "az.sh"), str(house.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=480, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.endswith("all as it should be\n")
+    assert outside.asked == 0
+
+
+@pytest.mark.timeout(500)
+def test_two_people_make_an_enterprise_eligible(
+    house: Served, two: list[Who], outside: Outside, tmp_path: Path
+) -> None:
+    az = {}
+    for name, organization in (("lilei", PERSON), ("yangtze", YANGTZE)):
+        subscription = house.contract(name, organization)
+        tenant = house.person(f"{name}-admin", OWNER, f"/subscriptions/{subscription}")
+        az[name] = Az(house, tmp_path / name, outside.environ(), tenant, subscription)
+        account = ("-n", name, "-g", GROUP)
+        create = ("account", "create", *account, "--kind", "OpenAI", "--sku", "S0", "-l", "japaneast", "--yes")
+        az[name]("cognitiveservices", *create)  # succeeds, as with the real service
+        refused = az[name].tried("cognitiveservices", "account", *DEPLOY, *account)
+        assert refused.returncode != 0
+        assert REFUSED in refused.stderr
+    subject = f"{ACCESS}/organizations/yangtze"
+    change = {"name": "openai@cloud", "grounds": "business licence seen"}
+    path = two[0].propose("eligibility", subject, change)
+    alone = two[0].post(f"{path}/approve?api-version=2026-11-01", json={"reason": "I know them"})
+    assert alone.status_code == 403, alone.text
+    account = ("-n", "yangtze", "-g", GROUP)
+    assert az["yangtze"].tried("cognitiveservices", "account", *DEPLOY, *account).returncode != 0
+    two[1].do("POST", f"{path}/approve", reason="the register has it")
+    assert az["yangtze"]("cognitiveservices", "account", *DEPLOY, *account)["name"] == "chat"
+    lilei = az["lilei"].tried("cognitiveservices", "account", *DEPLOY, "-n", "lilei", "-g", GROUP)
+    assert REFUSED in lilei.stderr
+    keys = az["yangtze"]("cognitiveservices", "account", "keys", "list", *account)
+    answer = ask(house.data, body=body_of("chat"), key=keys["key1"])
+    assert (answer.status, answer.headers["x-ms-region"]) == (200, "Japan East")
+    assert outside.asked == 0
+    _on_the_ledger(house, path)
+
+
+def _on_the_ledger(house: Served, proposal: str) -> None:
+    """Refusal, the two people's change, and the permission after it; in this order, and proved."""
+    folder = house.folder / "control"
+    entrepot = [sys.executable, "-m", "entrepot", "ledger"]
+    shown = subprocess.run([*entrepot, "export", "--data", str(folder)], capture_output=True, text=True, check=True)
+    entries = [json.loads(line)["entry"] for line in shown.stdout.splitlines()]
+    told = []
+    for entry in entries:
+        if entry.get("request", {}).get("operation") == "deploy":
+            told.append(entry)
+        elif entry.get("proposal") == proposal:
+            told.append(entry)
+    assert told, shown.stdout[:2_000]
+    print(json.dumps(told, indent=1)[:6_000])
+    (key,) = (folder / "keys").glob("*.vkey")
+    verify = [*entrepot, "verify", str(folder / "ledger"), "--key", str(key)]
+    proved = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert proved.returncode == 0, proved.stdout + proved.stderr
