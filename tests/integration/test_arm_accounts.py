@@ -159,6 +159,25 @@ def test_an_account_is_created_read_changed_and_listed(tenant: httpx.Client, gro
     assert code(up.of("south-tenant").get(other)) == (404, "ResourceGroupNotFound")
 
 
+def test_one_who_may_use_one_group_learns_nothing_of_the_others(tenant: httpx.Client, group: str, up: Plane) -> None:
+    create(tenant, group, fresh())
+    own = f"{S}/resourceGroups/shared"
+    tenant.put(own, json={"location": "swedencentral"})
+    one = up.of("one-group")
+    name = create(one, own, fresh())["name"]
+    assert [each["name"] for each in one.get(f"{S}/{COGNITIVE}/accounts").json()["value"]] == [name]
+    assert [each["name"] for each in one.get(f"{own}/resources").json()["value"]] == [name]
+    for path in (
+        f"{COGNITIVE}/accounts",
+        "resources",
+        f"{COGNITIVE}/accounts/x",
+        f"{COGNITIVE}/accounts/x/deployments",
+    ):
+        there, nowhere = one.get(f"{group}/{path}"), one.get(f"{S}/resourceGroups/none/{path}")
+        assert code(there) == code(nowhere) == (404, "ResourceNotFound")
+    assert code(one.get(f"{S}/{COGNITIVE}/locations/swedencentral/usages")) == (404, "ResourceNotFound")
+
+
 def test_lists_have_pages(tenant: httpx.Client, group: str) -> None:
     names = sorted(create(tenant, group, fresh())["name"] for _ in range(3))
     first = tenant.get(f"{group}/{COGNITIVE}/accounts", params={"$top": "2"}).json()

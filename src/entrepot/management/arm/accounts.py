@@ -44,6 +44,7 @@ async def list_accounts(request: Request) -> Response:
     where = await subscription_at(request)
     under = where.subscription.id
     if "group" in request.path_params:
+        where.allow(f"{texts.ACCOUNTS}/read", where.group_id(request.path_params["group"]))
         under = (await where.group(request.path_params["group"])).id
     rows = await where.control.store.list(where.caller.tenancy, "account", under=under)
     data_url = request.app.state.data_url

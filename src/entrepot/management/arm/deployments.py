@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from entrepot.management.arm import asked, conditions, longrunning, quota, reach, shapes, texts
 from entrepot.management.arm.catalogue import DEFAULT_CAPACITY, Offer, capacity
-from entrepot.management.arm.where import Where, deployment_at, subscription_at
+from entrepot.management.arm.where import Where, account_at, deployment_at
 from entrepot.management.changes import Change
 from entrepot.management.http import answer, body, paged, peer_of, route
 from entrepot.resources import model as declared
@@ -53,9 +53,8 @@ def routes() -> list[Route]:
 
 async def list_deployments(request: Request) -> Response:
     path = request.path_params
-    where = await subscription_at(request)
+    where = await account_at(request, _READ)
     account = await where.account(path["group"], path["account"])
-    where.allow(_READ, account.id)
     rows = await where.control.store.list(where.caller.tenancy, "deployment", under=account.id)
     return paged(request, rows, shapes.deployment)
 

@@ -115,6 +115,7 @@ async def list_resources(request: Request) -> Response:
     where = await subscription_at(request)
     under = where.subscription.id
     if "group" in request.path_params:
+        where.allow(f"{texts.ACCOUNTS}/read", where.group_id(request.path_params["group"]))
         under = (await where.group(request.path_params["group"])).id
     rows = await where.control.store.list(where.caller.tenancy, "account", under=under)
     rows = where.visible(f"{texts.ACCOUNTS}/read", rows)
