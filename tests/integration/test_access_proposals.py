@@ -43,10 +43,12 @@ class Staff:
             ("south-reviewer", REVIEWER, f"{ROOT}/operators/south"),
         ):
             self._clients[name] = self._made(name, role, scope)
+        for name in ("ann-laptop", "ann-script"):
+            self._clients[name] = self._made(name, COMPLIANCE_OFFICER, "/", owner="ann")
 
-    def _made(self, name: str, role: str, scope: str) -> httpx.Client:
+    def _made(self, name: str, role: str, scope: str, **more: str) -> httpx.Client:
         admin = self.served.of("admin")
-        made = admin.put(f"{ROOT}/principals/{name}", json={"properties": {"displayName": name}})
+        made = admin.put(f"{ROOT}/principals/{name}", json={"properties": {"displayName": name, **more}})
         assert made.status_code == 201, made.text
         secret = admin.post(f"{ROOT}/principals/{name}/newSecret").json()["secret"]
         app_id = made.json()["properties"]["appId"]
@@ -143,6 +145,14 @@ def test_an_eligibility_takes_two(staff: Staff) -> None:
         assert code(staff.of("officer").post(f"{id_}/{verb}")) == (409, "ProposalDecided")
     narrowed = staff.of("north-officer").patch(NORTHWIND, json={"properties": {"eligibility": []}})
     assert narrowed.status_code == 200, narrowed.text
+
+
+def test_two_principals_of_one_person_are_one(staff: Staff) -> None:
+    id_ = at()
+    assert staff.of("ann-laptop").put(id_, json=eligible("ann's")).status_code == 400
+    assert staff.of("ann-laptop").put(id_, json=eligible("anns")).status_code == 201
+    assert code(staff.of("ann-script").post(f"{id_}/approve")) == (403, "SecondPersonRequired")
+    assert staff.of("ann-script").post(f"{id_}/reject").status_code == 200
 
 
 def test_a_proposal_stays_as_it_was_made(staff: Staff) -> None:

@@ -235,6 +235,23 @@ def _proposal() -> Schema:
     }
 
 
+def _principal() -> Schema:
+    return {
+        "type": "object",
+        "properties": {
+            "displayName": text() | {"maxLength": 256},
+            "operator": text("whose staff it is; without it, the instance's") | {"maxLength": 256},
+            "owner": text("the person whose principal it is: none approves what another of theirs proposed")
+            | {"maxLength": 256},
+            "state": one_of("Enabled", "Disabled"),
+            "appId": {"type": "string", "format": "uuid", "description": "client id and object id", **_READ},
+            "secretMadeAt": _INSTANT | _READ,
+            "provisioningState": text() | _READ,
+        },
+        "additionalProperties": False,
+    }
+
+
 _DECISION: Final[Schema] = {"reason": {"type": "string", "pattern": ANY, "maxLength": 2_000}}
 _DETAIL: Final[Schema] = {
     "type": "object",
@@ -296,21 +313,13 @@ _PLAIN: Final[Mapping[str, Schema]] = {
         "minProperties": 1,
         "additionalProperties": False,
     },
-    "Principal": resource(
-        {
-            "type": "object",
-            "properties": {
-                "displayName": text(),
-                "operator": text("whose staff it is; without it, the instance's"),
-                "state": one_of("Enabled", "Disabled"),
-                "appId": {"type": "string", "format": "uuid", "description": "client id and object id", **_READ},
-                "secretMadeAt": _INSTANT | _READ,
-                "provisioningState": text() | _READ,
-            },
-            "additionalProperties": False,
-        }
-    )
-    | {"required": []},
+    "Principal": resource(_principal()),
+    # The other keys of the envelope are passed over here.
+    "PrincipalRequest": {
+        "type": "object",
+        "properties": {"properties": _principal()},
+        "propertyNames": {"pattern": ANY},
+    },
     "Secret": {
         "type": "object",
         "properties": {"secret": text(), "appId": {"type": "string", "format": "uuid"}, "expiresAt": _INSTANT},

@@ -141,11 +141,12 @@ def _principals() -> dict[str, Any]:
         "new_secret", "A new secret, shown this once.", {"200": _json({"$ref": REFERENCE + "Secret"})}, *_REFUSALS
     )
     body = _body({"$ref": REFERENCE + "SecretRequest"}) | {"required": False}
+    request = {"$ref": REFERENCE + "PrincipalRequest"}
     condition = {"parameters": [{"name": "If-Match", "in": "header", "schema": {"type": "string"}}]}
     one = {
         "parameters": parameters,
         "get": _read("principals", "Principal"),
-        "put": _write("principals", "Principal") | condition,
+        "put": _write("principals", "Principal") | condition | {"requestBody": _body(request)},
         "delete": _remove("principals", "Principal") | condition,
     }
     return {
