@@ -157,7 +157,7 @@ async def _gateway(control: Control, site: Site, options: Options) -> Site:
     """Where calls are sent to; with `local_gateway` also a token for the gateway beside us, if it needs one."""
     row: Row | None
     if options.local_gateway or options.data_listen or options.admin_listen:
-        row = await listen_at(control, options.data_listen, options.admin_listen)
+        row = await listen_at(control, _settled(options.data_listen), _settled(options.admin_listen))
     else:
         row = await control.store.get(EVERYTHING, access_id("gateway", GATEWAY))
     listen = (row.body["properties"] if row is not None else {}).get("listen", "127.0.0.1:8080")
@@ -168,6 +168,15 @@ async def _gateway(control: Control, site: Site, options: Options) -> Site:
             token, _ = await make_token(control, ITSELF, GATEWAY)
             _write(folder / TOKEN_FILE, token.encode())
     return msgspec.structs.replace(site, data_url=options.data_url or f"http://{_reachable(listen)}")
+
+
+def _settled(where: str | None) -> str | None:
+    """Port 0 is one that is free now: accounts' endpoints name it, so it has to be the same at every start."""
+    if where is None or _split(where)[1] != 0:
+        return where
+    probe = _listening(where)
+    with probe:
+        return f"{_bracketed(_split(where)[0])}:{probe.getsockname()[1]}"
 
 
 def _listening(where: str) -> socket.socket:
