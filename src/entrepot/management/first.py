@@ -106,12 +106,11 @@ async def _fill(change: Change, site: Site, place: Place, shown: str) -> None:
 
 async def _fill_operator(change: Change, place: Place) -> None:
     """`local`, the region that its own upstreams are in, its gateway, and itself as a customer with a subscription."""
-    home = place.territory if place.territory != UNKNOWN else "US"
     name = "Local operator"
     subscription = str(uuid.uuid4())
     documents: list[tuple[str, str, dict[str, Any], str | None]] = [
-        ("operator", OPERATOR, {"legalName": name, "territory": home}, OPERATOR),
-        ("region", "local", {"displayName": "Local", "territory": home, "operator": OPERATOR}, None),
+        ("operator", OPERATOR, {"legalName": name, "territory": place.territory}, OPERATOR),
+        ("region", "local", {"displayName": "Local", "territory": place.territory, "operator": OPERATOR}, None),
         (
             "gateway",
             GATEWAY,

@@ -93,6 +93,15 @@ def _check_prices(found: dict[str, Any], path: Path, sheet: Sheet) -> None:
         seen.add(price.from_ms)
 
 
+def _check_quota(found: dict[str, Any], path: Path, sheet: Sheet) -> None:
+    seen: set[tuple[str, str]] = set()
+    for i, budget in enumerate(found.get("budgets", ())):
+        if (budget.period, budget.currency) in seen:
+            what = f"two budgets for each {budget.period} in {budget.currency}"
+            sheet.mistake((*path, "budgets", i), what, "keep the smaller of them")
+        seen.add((budget.period, budget.currency))
+
+
 def _check_organization(found: dict[str, Any], path: Path, sheet: Sheet) -> None:
     names = [grant.name for grant in found.get("eligibility", ())]
     for i, grant in enumerate(names):
@@ -146,14 +155,14 @@ SITE = Shape(
 OPERATOR = Shape(
     "operator",
     model.Operator,
-    {"name": Key(values.name), "legal_name": Key(values.text), "territory": Key(values.territory)},
+    {"name": Key(values.name), "legal_name": Key(values.text), "territory": Key(values.territory_or_unknown)},
 )
 REGION = Shape(
     "region",
     model.Region,
     {
         "name": Key(values.name),
-        "territory": Key(values.territory),
+        "territory": Key(values.territory_or_unknown),
         "operator": Key(values.refer("operator")),
         "zones": Key(array(values.name, "names")),
         "display_name": Key(values.text),
@@ -201,6 +210,11 @@ PRICE = Shape(
         "currency": Key(_CURRENCY),
     },
 )
+RATE = Shape(
+    "rate",
+    model.Rate,
+    {"requests": Key(values.integer(1, 1_000_000)), "capacity": Key(values.integer(1, 1_000_000))},
+)
 MODEL = Shape(
     "model",
     model.Model,
@@ -212,8 +226,30 @@ MODEL = Shape(
         "output_tokens": Key(values.integer(1, 1_000_000_000)),
         "default_output_tokens": Key(values.integer(1, 1_000_000_000)),
         "prices": Key(array(table(PRICE), "tables")),
+        "rate": Key(table(RATE)),
     },
     _check_prices,
+)
+BUDGET = Shape(
+    "budget",
+    model.Budget,
+    {
+        "amount_micros": Key(values.integer(1, 1_000_000_000_000)),
+        "period": Key(values.one_of(model.Period)),
+        "currency": Key(_CURRENCY),
+        "soft_percent": Key(values.integer(1, 100)),
+    },
+)
+QUOTA = Shape(
+    "quota",
+    model.Quota,
+    {
+        "requests_per_minute": Key(values.integer(1, 100_000_000)),
+        "tokens_per_minute": Key(values.integer(1, 10_000_000_000)),
+        "in_flight": Key(values.integer(1, 1_000_000)),
+        "budgets": Key(array(table(BUDGET), "tables")),
+    },
+    _check_quota,
 )
 REGISTRATION = Shape(
     "registration", model.Registration, {"kind": Key(values.name), "number": Key(values.text)}, _check_registration
@@ -250,6 +286,7 @@ ORGANIZATION = Shape(
         "eligibility": Key(array(_named_until, "names")),
         "flag": _FLAG,
         "owners": Key(array(table(OWNER), "tables")),
+        "limits": Key(table(QUOTA)),
     },
     _check_organization,
 )
@@ -297,6 +334,8 @@ ACCOUNT = Shape(
         "egress": Key(array(table(EGRESS), "tables")),
         "deployment": Key(array(table(DEPLOYMENT), "tables"), "deployments"),
         "disable_local_auth": Key(values.boolean),
+        "limits": Key(table(QUOTA)),
+        "key_limits": Key(table(QUOTA)),
     },
 )
 POLICY = Shape(
@@ -316,6 +355,9 @@ INNER = {
         PROXY,
         TIMEOUTS,
         PRICE,
+        RATE,
+        BUDGET,
+        QUOTA,
         REGISTRATION,
         LICENCE,
         ELIGIBILITY,
@@ -343,7 +385,7 @@ def read_file(document: dict[str, Any], sheet: Sheet) -> None:
 
 _INNER_FIX = {
     "deployment": "write `[[account.deployment]]` after its `[[account]]`",
-    "limits": "write `[gateway.limits]`",
+    "limits": "write `[gateway.limits]`, or `limits = { … }` in an `[[account]]` or `[[organization]]`",
     "geo": "write `[gateway.geo]`",
     "tls": "write `[gateway.tls]`",
     "timeouts": "write `timeouts = { … }` in its `[[upstream]]`",
