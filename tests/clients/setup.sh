@@ -1,12 +1,14 @@
 #!/bin/sh
-# What the tests need beside .venv: the older generation of the Python SDK in an environment of its own, the SDK for
-# Node, and the servers of PostgreSQL and Redis, of which tests start private ones. `make test` calls it; it does nothing
+# What the tests need beside .venv: the older generation of the Python SDK and the Azure CLI in environments of their own,
+# the SDKs for Node, and the servers of PostgreSQL and Redis, of which tests start private ones. `make test` calls it; it does nothing
 # when everything is in place.
 set -eu
 cd "$(dirname "$0")/../.."
 
 UV_PROJECT_ENVIRONMENT=.venv-openai2 UV_PYTHON_DOWNLOADS=never \
     .venv/bin/uv sync --frozen --quiet --python .venv/bin/python --only-group openai2
+UV_PROJECT_ENVIRONMENT=.venv-az UV_PYTHON_DOWNLOADS=never \
+    .venv/bin/uv sync --frozen --quiet --compile-bytecode --python .venv/bin/python --only-group azcli
 
 have() { command -v "$1" >/dev/null 2>&1; }
 

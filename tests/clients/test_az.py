@@ -1,22 +1,19 @@
 """The stock Azure CLI runs Entrepot: the life of an account, and the refusal that two people lift.
 
-`az` is given a proxy for whatever is not on this machine. That proxy answers nothing and counts: none of these commands
-asks anybody else.
+For whatever is not on this machine, `az` is given a proxy that serves nothing and keeps what it is asked for.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from outside import Outside
 
 from entrepot.management.roles import COMPLIANCE_OFFICER, OWNER, REVIEWER
 from entrepot.sim.server import simulated
@@ -35,34 +32,6 @@ DEPLOY = (
     *("deployment", "create", "--deployment-name", "chat", "--model-format", "OpenAI", "--model-name", "gpt-4o"),
     *("--model-version", "2024-11-20", "--sku-name", "GlobalStandard", "--sku-capacity", "10"),
 )
-
-
-class Outside:
-    """A proxy that closes every connection to it; `asked` counts them."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._refuse, daemon=True).start()
-
-    def _refuse(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.asked += 1
-            connection.close()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def environ(self) -> dict[str, str]:
-        names = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        return {**kept, **dict.fromkeys(names, self.url), "no_proxy": "127.0.0.1,localhost"}
 
 
 class Az:
@@ -127,7 +96,7 @@ def test_the_life_of_an_account(house: Served, outside: Outside) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=480, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.endswith("all as it should be\n")
-    assert outside.asked == 0
+    assert outside.asked == []
 
 
 @pytest.mark.timeout(500)
@@ -159,7 +128,7 @@ def test_two_people_make_an_enterprise_eligible(
     keys = az["yangtze"]("cognitiveservices", "account", "keys", "list", *account)
     answer = ask(house.data, body=body_of("chat"), key=keys["key1"])
     assert (answer.status, answer.headers["x-ms-region"]) == (200, "Japan East")
-    assert outside.asked == 0
+    assert outside.asked == []
     _on_the_ledger(house, path)
 
 
@@ -169,12 +138,11 @@ def _on_the_ledger(house: Served, proposal: str) -> None:
     entrepot = [sys.executable, "-m", "entrepot", "ledger"]
     shown = subprocess.run([*entrepot, "export", "--data", str(folder)], capture_output=True, text=True, check=True)
     entries = [json.loads(line)["entry"] for line in shown.stdout.splitlines()]
-    told = []
-    for entry in entries:
-        if entry.get("request", {}).get("operation") == "deploy":
-            told.append(entry)
-        elif entry.get("proposal") == proposal:
-            told.append(entry)
+    told = [
+        entry
+        for entry in entries
+        if entry.get("request", {}).get("operation") == "deploy" or entry.get("proposal") == proposal
+    ]
     assert told, shown.stdout[:2_000]
     print(json.dumps(told, indent=1)[:6_000])
     (key,) = (folder / "keys").glob("*.vkey")
