@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,39 @@ from typing import Any
 import pytest
 import trustme
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from msgspec.structs import replace
 from sqlalchemy import event
 
+from changing import (
+    ACCOUNT,
+    DEPLOYMENT,
+    EDGE,
+    JAPAN,
+    SUBSCRIPTION,
+    YANGTZE,
+    capacity_of,
+    changes_of,
+    over,
+    properties,
+    refused,
+    row_of,
+    scale,
+    until,
+    write,
+)
 from databases import Postgres, cluster
 from entrepot.errors import Code, Error
 from entrepot.ledger import entries
-from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.read import entries_of, folders_of
-from entrepot.management.changes import Change, digest_of, now_ms
+from entrepot.management.changes import digest_of, now_ms
 from entrepot.management.control import Control
 from entrepot.management.enrol import enrol, make_token
 from entrepot.management.roles import DEFINITIONS, OPENAI_USER
-from entrepot.resources.documents import timestamp
-from entrepot.resources.ids import SETTINGS, access_id, account_id, deployment_id, subscription_id
+from entrepot.resources.ids import SETTINGS, access_id, deployment_id, subscription_id
 from entrepot.snapshot import Compiled, Delta, Published, applied, decode
 from entrepot.snapshot.revision import Revision
 from entrepot.snapshot.sealed import unseal
 from entrepot.storage import EVERYTHING, Row
-from worlds import ADMIN, RELEASE, demo_world, key_of, open_control, put_release, put_world
-
-SUBSCRIPTION = "11111111-1111-4111-8111-111111111111"
-ACCOUNT = account_id(SUBSCRIPTION, "rg-ai", "robotics-ai")
-DEPLOYMENT = deployment_id(ACCOUNT, "assistant")
-YANGTZE = access_id("organization", "yangtze-robotics")
-JAPAN = access_id("region", "japaneast")
-EDGE = access_id("gateway", "edge-1")
-
-Work = Callable[[Control, Path], Awaitable[None]]
+from worlds import ADMIN, key_of, open_control
 
 
 @pytest.fixture(scope="module")
@@ -55,66 +60,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/control.db"
     server: Postgres = request.getfixturevalue("_postgres")
     return asyncio.run(server.create())
-
-
-def over(work: Work, data: Path, url: str | None = None) -> None:
-    """With the demo's world in it."""
-
-    async def run() -> None:
-        control = await open_control(data, url)
-        try:
-            await put_world(control, demo_world())
-            await work(control, data)
-        finally:
-            await control.close()
-
-    asyncio.run(run())
-
-
-async def row_of(control: Control, resource: str) -> Row:
-    found = await control.store.get(EVERYTHING, resource)
-    assert found is not None
-    return found
-
-
-async def write(control: Control, row: Row, body: dict[str, Any], **more: Any) -> Change:
-    async with control.change(ADMIN, "test/write") as change:
-        await change.put(
-            change.draft(row.id, row.kind, body, operator=row.operator, subscription=row.subscription), **more
-        )
-    return change
-
-
-async def scale(control: Control, capacity: int) -> Change:
-    row = await row_of(control, DEPLOYMENT)
-    return await write(control, row, {**row.body, "sku": {"name": "GlobalStandard", "capacity": capacity}})
-
-
-def properties(row: Row, **changed: Any) -> dict[str, Any]:
-    return {**row.body, "properties": {**row.body["properties"], **changed}}
-
-
-def changes_of(data: Path) -> list[tuple[str, entries.Change]]:
-    return [
-        (f"{read.origin}/{read.number}", entry)
-        for log in folders_of(data / "control" / "ledger")
-        for read in entries_of(log)
-        if isinstance(entry := entries.decode(read.entry), entries.Change)
-    ]
-
-
-def capacity_of(control: Control) -> int:
-    return control.snapshot.accounts["robotics-ai"].given.deployments[0].capacity
-
-
-async def refused(control: Control, work: Awaitable[Any]) -> Error:
-    """The Error that it raises; neither the database nor what is published changed."""
-    before, revision = await control.store.whole(), control.revision
-    with pytest.raises(Error) as caught:
-        await work
-    assert await control.store.whole() == before
-    assert control.revision == revision
-    return caught.value
 
 
 def test_a_change_is_in_the_database_in_the_ledger_and_published(tmp_path: Path, url: str) -> None:
@@ -402,18 +347,6 @@ def test_a_change_reads_only_what_it_touches(tmp_path: Path) -> None:
     over(work, tmp_path)
 
 
-def test_nothing_is_decided_unrecorded(tmp_path: Path) -> None:
-    async def work(control: Control, data: Path) -> None:
-        account = await control.declared_account(ACCOUNT)
-        control.ledger.problem = "the disk is full"
-        with pytest.raises(Error) as caught:
-            await control.judge("deploy", "127.0.0.1", {}, account, account.deployments[0], actor=ADMIN)
-        assert caught.value.code is Code.LEDGER_UNAVAILABLE
-        control.ledger.problem = None
-
-    over(work, tmp_path)
-
-
 def test_soft_deleted_and_recovered(tmp_path: Path) -> None:
     async def work(control: Control, data: Path) -> None:
         before = control.world
@@ -443,135 +376,6 @@ def test_role_assignments_become_grants(tmp_path: Path) -> None:
         async with control.change(ADMIN, "test/delete") as change:
             await change.delete(at)
         assert control.snapshot.grants == {}
-
-    over(work, tmp_path)
-
-
-def test_while_the_ledger_cannot_be_written_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work(control: Control, data: Path) -> None:
-        control.ledger.problem = "the disk is full"
-        error = await refused(control, scale(control, 5))
-        assert error.code is Code.LEDGER_UNAVAILABLE
-        control.ledger.problem = None
-        await scale(control, 6)
-        # It fails once the change is committed: the answer says so, and it takes effect when it is recorded.
-        append = control.ledger.append
-
-        async def fail(entry: bytes) -> Any:
-            raise LedgerUnavailable("the disk is full")
-
-        monkeypatch.setattr(control.ledger, "append", fail)
-        with pytest.raises(Error) as caught:
-            await scale(control, 8)
-        assert caught.value.name == "ChangeNotRecorded"
-        assert capacity_of(control) == 6
-        with pytest.raises(Error) as caught:
-            await scale(control, 11)
-        assert caught.value.name == Code.LEDGER_UNAVAILABLE.label
-        monkeypatch.setattr(control.ledger, "append", append)
-        await until(lambda: capacity_of(control) == 8)
-        await scale(control, 12)
-        ids = [change.id for _, change in changes_of(data)]
-        assert len(ids) == len(set(ids)) == control.revision.n
-
-    over(work, tmp_path)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if true():
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("it did not come")
-
-
-def test_what_a_crash_left_in_the_outbox_is_brought_to_the_ledger_once(
-    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def crash_before(control: Control, data: Path) -> None:
-        """Committed, and not in the ledger."""
-
-        async def fail(entry: bytes) -> Any:
-            raise LedgerUnavailable("killed")
-
-        monkeypatch.setattr(control.ledger, "append", fail)
-        with pytest.raises(Error):
-            await scale(control, 61)
-
-    async def crash_behind(control: Control, data: Path) -> None:
-        """In the ledger, and nobody noted where; some entries of others stand behind."""
-
-        async def fail(n: int, place: str) -> None:
-            raise RuntimeError("killed")
-
-        monkeypatch.setattr(control.store, "placed", fail)
-        await scale(control, 62)
-        await until(lambda: not control.ready)
-
-    async def run(work: Work | None) -> None:
-        control = await open_control(tmp_path, url)
-        try:
-            assert await control.store.unplaced() == []
-            held = changes_of(tmp_path)
-            assert [change.revision for _, change in held] == list(range(1, control.revision.n + 1))
-            places = [each.place for each in await control.store.since(0)]
-            assert places == [place for place, _ in held]
-            if work is not None:
-                await work(control, tmp_path)
-        finally:
-            control._behind = False  # nothing is made good before the end
-            await control.close()
-
-    async def prepared(control: Control, data: Path) -> None:
-        await scale(control, 60)
-
-    over(prepared, tmp_path, url)
-    for work, capacity in ((crash_before, 61), (crash_behind, 62)):
-        asyncio.run(run(work))
-        monkeypatch.undo()
-
-        async def look(control: Control, data: Path, capacity: int = capacity) -> None:
-            assert capacity_of(control) == capacity
-
-        asyncio.run(run(look))
-
-
-def test_a_release_takes_effect_at_its_instant(tmp_path: Path) -> None:
-    async def work(control: Control, data: Path) -> None:
-        before = control.program.release
-        later = access_id("policyRelease", "second")
-        async with control.change(ADMIN, "test/schedule") as change:
-            await put_release(change, strict(), later, enforce=False)
-            row = await change.get(EVERYTHING, later)
-            assert row is not None
-            body = properties(row, state="scheduled", effectiveAt=timestamp(now_ms() + 1_500))
-            await change.put(change.draft(later, "policyRelease", body))
-        assert control.program.release == before
-        await until(lambda: control.program.release != before)
-        assert (await row_of(control, RELEASE)).body["properties"]["state"] == "superseded"
-        assert (await row_of(control, later)).body["properties"]["state"] == "inForce"
-        _, entry = changes_of(data)[-1]
-        assert entry.action == "Entrepot.Access/policyReleases/takeEffect"
-        async with control.change(ADMIN, "test/rollback") as change:
-            await change.enforce(RELEASE)
-        assert control.program.release == before
-
-    over(work, tmp_path)
-
-
-def strict() -> Any:
-    world = demo_world()
-    return replace(world, packs=world.packs[:1])
-
-
-def test_a_release_that_cannot_take_effect_is_refused_before(tmp_path: Path) -> None:
-    async def schedule(control: Control) -> None:
-        async with control.change(ADMIN, "test/schedule") as change:
-            body = {"properties": {"packs": [{"name": "x", "text": "[pack"}], "state": "scheduled"}}
-            await change.put(change.draft(access_id("policyRelease", "bad"), "policyRelease", body))
-
-    async def work(control: Control, data: Path) -> None:
-        assert (await refused(control, schedule(control))).code is Code.INVALID_BODY
 
     over(work, tmp_path)
 
@@ -675,35 +479,5 @@ def test_gateways_enrol_once_and_follow(tmp_path: Path) -> None:
         with pytest.raises(Error) as caught:
             await waiting
         assert caught.value.code is Code.UNAUTHENTICATED
-
-    over(work, tmp_path)
-
-
-def test_two_control_planes_over_one_database(tmp_path: Path, url: str) -> None:
-    async def work(first: Control, data: Path) -> None:
-        second = await open_control(tmp_path / "second", url)
-        try:
-            assert second.revision == first.revision
-            assert second.publisher.verifier == first.publisher.verifier
-            await scale(first, 31)
-            await until(lambda: capacity_of(second) == 31)
-            await asyncio.gather(*(scale(each, 40 + at) for at in range(5) for each in (first, second)))
-            await until(lambda: first.revision == second.revision)
-            assert capacity_of(first) == capacity_of(second)
-            ids = [change.id for folder in (data, tmp_path / "second") for _, change in changes_of(folder)]
-            assert len(ids) == len(set(ids)) == first.revision.n
-        finally:
-            await second.close()
-
-    over(work, tmp_path, url)
-
-
-def test_a_restored_database_begins_an_epoch(tmp_path: Path) -> None:
-    async def work(control: Control, data: Path) -> None:
-        before = control.revision
-        await control.store.raise_epoch()
-        await until(lambda: control.revision.epoch == before.epoch + 1)
-        await scale(control, 3)
-        assert changes_of(data)[-1][1].epoch == before.epoch + 1
 
     over(work, tmp_path)

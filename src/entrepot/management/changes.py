@@ -69,6 +69,7 @@ def parent_of(id: str) -> str:  # noqa: A002
 class Change:
     """Reads see the change's own writes. `recorded` is there after the block, unless nothing was touched.
 
+    A statement that has begun is never cut off: its connection would keep the writer's lock.
     `touched` maps ids in lower case to the row as it is now; None: it is not there any more.
     """
 
@@ -84,13 +85,13 @@ class Change:
 
     async def get(self, tenancy: Tenancy, id: str, *, deleted: bool = False) -> Row | None:  # noqa: A002
         """As `Store.get`."""
-        return await self.transaction.get(tenancy, id, deleted=deleted)
+        return await to_its_end(self.transaction.get(tenancy, id, deleted=deleted))
 
     async def list(
         self, tenancy: Tenancy, kind: str, *, under: str = "", deleted: bool = False, limit: int | None = None
     ) -> builtins.list[Row]:
         """As `Store.list`."""
-        return await self.transaction.list(tenancy, kind, under=under, deleted=deleted, limit=limit)
+        return await to_its_end(self.transaction.list(tenancy, kind, under=under, deleted=deleted, limit=limit))
 
     def draft(
         self,
@@ -118,40 +119,40 @@ class Change:
 
     async def put(self, row: Row, *, if_match: str | None = None, if_none_match: bool = False) -> Row:
         """As `Transaction.put`."""
-        row = await self.transaction.put(row, if_match=if_match, if_none_match=if_none_match)
+        row = await to_its_end(self.transaction.put(row, if_match=if_match, if_none_match=if_none_match))
         self._touch(row.id, row)
         return row
 
     async def delete(self, id: str, *, if_match: str | None = None) -> builtins.list[Row]:  # noqa: A002
         """As `Transaction.delete`."""
-        return self._gone(await self.transaction.delete(id, if_match=if_match))
+        return self._gone(await to_its_end(self.transaction.delete(id, if_match=if_match)))
 
     async def soft_delete(self, id: str, purge_ms: int, *, if_match: str | None = None) -> builtins.list[Row]:  # noqa: A002
         """As `Transaction.soft_delete`."""
-        return self._gone(await self.transaction.soft_delete(id, purge_ms, if_match=if_match))
+        return self._gone(await to_its_end(self.transaction.soft_delete(id, purge_ms, if_match=if_match)))
 
     async def recover(self, id: str) -> builtins.list[Row]:  # noqa: A002
         """As `Transaction.recover`."""
-        rows = await self.transaction.recover(id)
+        rows = await to_its_end(self.transaction.recover(id))
         for row in rows:
             self._touch(row.id, row)
         return rows
 
     async def secret(self, ref: str) -> bytes | None:
-        return await self.transaction.secret(ref)
+        return await to_its_end(self.transaction.secret(ref))
 
     async def put_secret(self, ref: str, value: bytes) -> None:
         """Touches the resource that the secret is of."""
-        await self.transaction.put_secret(ref, value)
+        await to_its_end(self.transaction.put_secret(ref, value))
         await self._touch_owner(ref)
 
     async def forget_secret(self, ref: str) -> None:
-        await self.transaction.forget_secret(ref)
+        await to_its_end(self.transaction.forget_secret(ref))
         await self._touch_owner(ref)
 
     async def forget_secrets(self, prefix: str) -> None:
         """All whose references begin so: `{id in lower case}/`."""
-        await self.transaction.forget_secrets(prefix)
+        await to_its_end(self.transaction.forget_secrets(prefix))
         await self._touch_owner(prefix)
 
     async def enforce(self, release: str) -> Row:

@@ -145,9 +145,16 @@ class Control:
         async with self._turn:
             self._refuse_unready()
             opened = self.store.change()
-            transaction = await opened.__aenter__()
+            # A connection whose BEGIN is cut off half-way would keep the writer's lock.
+            entering = asyncio.ensure_future(opened.__aenter__())
             try:
-                await self._follow(transaction)
+                transaction = await to_its_end(entering)
+            except asyncio.CancelledError as gone:
+                if not entering.cancelled() and entering.exception() is None:
+                    await to_its_end(opened.__aexit__(type(gone), gone, gone.__traceback__))
+                raise
+            try:
+                await to_its_end(self._follow(transaction))
                 change = Change(transaction, actor, action, noted)
                 yield change
             except BaseException as error:
