@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from entrepot.ledger import store
+from entrepot.ledger import recover, store
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.files import Files
 from entrepot.ledger.frames import frame, header, header_end
@@ -284,3 +284,33 @@ def test_the_next_start_refuses_a_log_that_is_not_what_was_signed(quick: Path) -
         assert "restore the log's folder" in refused, "it says what to do"
         shutil.rmtree(copy)
     assert verified(quick).findings() == []
+
+
+def test_a_start_hashes_what_is_recent_and_all_without_derived_files(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recover, "RECENT", 100)
+    monkeypatch.setattr(recover, "_AT_ONCE", 64)
+    some_log(quick, [50] * 8)
+    segment = quick / "ledger" / LOG / "00000000.entries"
+    whole = segment.read_bytes()
+    for request, refused in ((b"guid-390", True), (b"guid-320", True), (b"guid-9", False)):
+        segment.write_bytes(whole.replace(b'"%b"' % request, b'"%b"' % request.upper()))
+        assert findings(quick)
+        data = quick.with_name(f"{quick.name}-copy")
+        shutil.copytree(quick, data)
+        if refused:
+            with pytest.raises(LedgerRefused, match="was changed"):
+                write(data)
+        else:
+            write(data).close()
+            assert findings(data), "what a start passes over is found when it is verified"
+            shutil.rmtree(data)
+            shutil.copytree(quick, data)
+            shutil.rmtree(data / "derived")
+            with pytest.raises(LedgerRefused, match="was changed"):
+                write(data)
+        shutil.rmtree(data)
+    segment.write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(LedgerRefused, match="its last checkpoint signs"):
+        write(quick)

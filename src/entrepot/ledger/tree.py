@@ -21,15 +21,17 @@ Read = Callable[[int, int, int], bytes]
 class Known:
     """Stored hashes of a tree, those of its subtrees having been found to lead to its root.
 
-    INVARIANT: a subtree's root is taken from here only for leaves that were hashed anew and are as they are stored, so
-    an entry that was damaged does not get the root that it had. Who changes entries and stored hashes alike is found by
-    `verify`, which takes nothing from here.
+    INVARIANT: a subtree's root is taken from here only for leaves that are as they are stored, so an entry that was
+    hashed anew and is not as it was does not get the root that it had. `verify` takes nothing from here.
     """
 
     def __init__(self, leaves: bytes, nodes: bytes) -> None:
         """Of the leaves, and of the full subtrees over 256 of them."""
         self._leaves = leaves
         self._nodes = nodes
+
+    def leaves(self, first: int, count: int) -> list[bytes]:
+        return [self._leaves[at * HASH : (at + 1) * HASH] for at in range(first, first + count)]
 
     def node(self, number: int, leaves: Sequence[bytes]) -> bytes | None:
         """The root over full subtree `number`, if these are its leaves."""
