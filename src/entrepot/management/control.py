@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,6 +34,9 @@ from entrepot.storage import EVERYTHING, MasterKey, Store, Transaction
 # Signs publications. It is the instance's, so that gateways know every control plane over the same database.
 SIGNER: Final = "/entrepot/publication/key"
 TICK_S: Final = 0.5
+
+# The change that a task's changes are a part of.
+_SHARED: Final[ContextVar[Change | None]] = ContextVar("shared change", default=None)
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +141,18 @@ class Control:
         One at a time: inside the block nothing may be waited for but the change itself. The one Error after which the
         change did happen is LEDGER_UNAVAILABLE with the name `ChangeNotRecorded`: it takes effect when it is recorded.
         """
-        return self._change(actor, action, noted)
+        shared = _SHARED.get()
+        return self._change(actor, action, noted) if shared is None else contextlib.nullcontext(shared)
+
+    @asynccontextmanager
+    async def shared(self, actor: Actor, action: str) -> AsyncIterator[Change]:
+        """One change for all that this task begins within: they are made together, or none of them."""
+        async with self._change(actor, action, {}) as change:
+            token = _SHARED.set(change)
+            try:
+                yield change
+            finally:
+                _SHARED.reset(token)
 
     @asynccontextmanager
     async def _change(self, actor: Actor, action: str, noted: Mapping[str, str]) -> AsyncIterator[Change]:

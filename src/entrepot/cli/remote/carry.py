@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import msgspec
 
-from entrepot.cli.remote.connection import ACCESS, Connection, Refused
+from entrepot.cli.remote.connection import ACCESS, Connection, Refused, refusal_of
 from entrepot.cli.remote.plan import Plan, Request, Step
 from entrepot.cli.remote.widening import GROUNDS, Proposal
 
 AT_ONCE: Final = 8
+FEW: Final = 20
+IN_ONE: Final = 100  # steps in one change: other changes wait for it
+TOGETHER: Final = frozenset({"organization", "subscription", "resourceGroup", "account", "deployment"})
 POLICY_SAYS_NO: Final = "CannotDeployDueToLocalRegulations"
-STAGE_REFUSED: Final = 20  # a stage is given up after so many refusals
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -110,11 +112,42 @@ class Carrying:
                 if any(each.failure is not None and not each.failure.by_policy for each in done):
                     left += len(steps)
                     continue
-                done += pool.map(self._step, steps)
+                done += self._stage(pool, steps)
         failures = tuple(each.failure for each in done if each.failure is not None)
         waiting = tuple(one for each in done for one in each.waiting)
         finished = sum(each.failure is None and not each.waiting for each in done)
         return Outcome(finished, waiting, failures, left + sum(each.left for each in done))
+
+    def _stage(self, pool: ThreadPoolExecutor, steps: list[Step]) -> Iterator[_Done]:
+        """Many steps go as a few changes; what does not fit in, by itself."""
+        together = [each for each in steps if each.kind in TOGETHER and each.verb in {"create", "change"}]
+        if len(together) < FEW:
+            together = []
+        chunks = [together[at : at + IN_ONE] for at in range(0, len(together), IN_ONE)]
+        for found in pool.map(self._chunk, chunks):
+            yield from found
+        alone = {id(each) for each in together}
+        yield from pool.map(self._step, (each for each in steps if id(each) not in alone))
+
+    def _chunk(self, steps: list[Step]) -> list[_Done]:
+        """One refusal refuses them all: then each goes by itself, so that only what is wrong is left out."""
+        requests = [_plain(request) for step in steps for request in step.requests]
+        try:
+            told = self._connection.post(f"{ACCESS}/batch", {"requests": requests})["value"]
+        except Refused as refused:
+            if refused.status in {0, 401, 403, 503}:
+                failure = refused
+                return [_Done(failure=_failure(step, failure)) for step in steps]
+            return [self._step(step) for step in steps]
+        answers = iter(told)
+        return [self._told(step, [next(answers) for _ in step.requests]) for step in steps]
+
+    def _told(self, step: Step, answers: list[dict[str, Any]]) -> _Done:
+        self._advance()
+        for each in answers:
+            if each["status"] >= 400:
+                return _Done(failure=_failure(step, refusal_of(each["status"], each)))
+        return _Done()
 
     def _step(self, step: Step) -> _Done:
         try:
@@ -122,15 +155,14 @@ class Carrying:
                 self._send(request)
             return self._propose(step)
         except Refused as refused:
-            lines = tuple(refused.lines())
-            return _Done(failure=Failure(step.verb, step.kind, step.name, refused.code, lines))
+            return _Done(failure=_failure(step, refused))
         finally:
             self._advance()
 
     def _send(self, request: Request) -> None:
-        headers = {}
-        if request.etag is not None:
-            headers = {"if-match": f'"{request.etag}"'} if request.etag else {"if-none-match": "*"}
+        plain = _plain(request)
+        given = {"if-match": plain.get("ifMatch"), "if-none-match": plain.get("ifNoneMatch")}
+        headers = {key: value for key, value in given.items() if value is not None}
         self._connection.send(request.method, request.path, request.body, headers)
 
     def _propose(self, step: Step) -> _Done:
@@ -148,3 +180,14 @@ class Carrying:
             said = {"breakGlass": True, "reason": self._break_glass}
             self._connection.post(f"{ACCESS}/proposals/{name}/approve", said)
         return _Done()
+
+
+def _plain(request: Request) -> dict[str, Any]:
+    found = {"method": request.method, "path": request.path, "body": request.body or {}}
+    if request.etag is not None:
+        found |= {"ifMatch": f'"{request.etag}"'} if request.etag else {"ifNoneMatch": "*"}
+    return found
+
+
+def _failure(step: Step, refused: Refused) -> Failure:
+    return Failure(step.verb, step.kind, step.name, refused.code, tuple(refused.lines()))

@@ -158,11 +158,16 @@ def _reaching(url: str) -> Iterator[None]:
 def refusal(answer: httpx.Response) -> Refused:
     """Of an ARM error; of whatever else came, its beginning."""
     told = answer.json() if _is_json(answer) else None
-    error = told.get("error") if isinstance(told, dict) else None
-    if not isinstance(error, dict):
+    if not isinstance(told, dict) or not isinstance(told.get("error"), dict):
         return Refused(answer.status_code, "Unknown", f"HTTP {answer.status_code}: {answer.text[:200]}")
+    return refusal_of(answer.status_code, told)
+
+
+def refusal_of(status: int, told: dict[str, Any]) -> Refused:
+    """Of `{"error": {…}}`."""
+    error = told["error"]
     problems = tuple((each.get("target", ""), each.get("message", "")) for each in error.get("details", ()))
-    return Refused(answer.status_code, error.get("code", ""), error.get("message", ""), problems)
+    return Refused(status, error.get("code", ""), error.get("message", ""), problems)
 
 
 def _is_json(answer: httpx.Response) -> bool:

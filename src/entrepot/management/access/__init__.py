@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from entrepot.management.access import collections, declaring, openapi, proposals, suspension
+from entrepot.management.access import batch, collections, declaring, openapi, proposals, suspension
 
 
 def routes() -> list[Route]:
-    return [*openapi.routes(), *proposals.routes(), *suspension.routes(), *declaring.routes(), *collections.routes()]
+    return [
+        *openapi.routes(),
+        *proposals.routes(),
+        *suspension.routes(),
+        *declaring.routes(),
+        *batch.routes(),
+        *collections.routes(),
+    ]

@@ -307,6 +307,30 @@ _PLAIN: Final[Mapping[str, Schema]] = {
         "type": "object",
         "properties": {"id": text(), "name": text(), "etag": text(), "properties": {"type": "object"}},
     },
+    "Batch": {
+        "type": "object",
+        "properties": {
+            "requests": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": 200,
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "method": one_of("PUT", "PATCH", "POST"),
+                        "path": text(),
+                        "body": {"type": "object"},
+                        "ifMatch": text(),
+                        "ifNoneMatch": text(),
+                    },
+                    "required": ["method", "path"],
+                    "additionalProperties": False,
+                },
+            }
+        },
+        "required": ["requests"],
+        "additionalProperties": False,
+    },
     "KeysRequest": {
         "type": "object",
         "properties": {name: {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"} for name in ("key1", "key2")},

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 import entrepot
 from entrepot.management import http
-from entrepot.management.access import declaring, descriptions, proposals, suspension
+from entrepot.management.access import batch, declaring, descriptions, proposals, suspension
 from entrepot.management.access.collections import COLLECTED, ROOT, Collection
 from entrepot.management.access.envelope import ETAGS
 from entrepot.management.access.proposal import GUID
@@ -176,6 +176,11 @@ def _actions() -> dict[str, Any]:
             "post": suspend | {"parameters": _CONDITIONS, "requestBody": _body({"$ref": REFERENCE + "Suspension"})},
         },
         declaring.PATH: _declared(),
+        batch.PATH: {
+            "parameters": [_VERSION],
+            "post": _operation("batch", "Many writes as one change.", {"200": _json({"type": "object"})}, *_REFUSALS)
+            | {"requestBody": _body({"$ref": REFERENCE + "Batch"})},
+        },
         declaring.KEYS_PATH: {
             "parameters": [*names, _VERSION],
             "post": _operation("set_keys", "Set an account's keys.", {"200": _json({"type": "object"})}, *_REFUSALS)

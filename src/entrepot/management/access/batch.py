@@ -1,0 +1,106 @@
+"""Many writes as one change: what each would do alone, by the same routes, but one transaction, entry and publication.
+
+For whoever applies a world's files. All or nothing: the first one that is refused takes the others with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from entrepot.errors import Detail, Error
+from entrepot.management import http
+from entrepot.management.access.collections import ROOT
+from entrepot.management.access.envelope import invalid
+from entrepot.management.authorize import INSTANCE, caller, require
+from entrepot.resources.ids import ACCESS
+
+PATH: Final = f"{ROOT}/batch"
+BATCH: Final = f"{ACCESS}/batch/write/action"
+MOST: Final = 200
+_METHODS: Final = frozenset({"PUT", "PATCH", "POST"})
+_POSTED: Final = ("/setkeys", "/suspend")
+# What stands for itself on the ledger, or gives somebody rights.
+_ALONE: Final = ("/proposals/", "/principals/", "/roleassignments/", "/gateways/", PATH.lower())
+_KNOWN: Final = frozenset({"method", "path", "body", "ifMatch", "ifNoneMatch"})
+
+
+def routes() -> list[Route]:
+    return [http.route("POST", PATH, _batch)]
+
+
+async def _batch(request: Request) -> Response:
+    """`{requests: [{method, path, body, ifMatch?, ifNoneMatch?}]}` → `{value: [{status, error?}]}`, in their order.
+
+    A deployment that the policy forbids has that answer, with the decision's id, and the others stand.
+    """
+    who, control = caller(request), http.control_of(request)
+    require(who, BATCH, (PATH.lower(), INSTANCE))
+    asked = _requests(await http.body(request))
+    found = [_routed(request, at, each) for at, each in enumerate(asked)]
+    told: list[dict[str, Any]] = []
+    async with control.shared(who.actor, BATCH):
+        for at, (route, inner) in enumerate(found):
+            try:
+                answer: Response = await route.endpoint(inner)
+            except Error as error:
+                message = f"{asked[at]['path']}: {error.message}"
+                details = (Detail(error.name, message, f"requests[{at}]"), *error.details)
+                raise Error(error.code, message, name=error.name, details=details) from error
+            refused = msgspec.json.decode(answer.body) if answer.status_code >= 400 else {}
+            told.append({"status": answer.status_code, **refused})
+    return http.answer({"value": told})
+
+
+def _requests(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    listed = body.get("requests")
+    if not isinstance(listed, list) or not 0 < len(listed) <= MOST:
+        raise invalid([Detail("InvalidProperty", f"expected an array of 1 to {MOST} requests", "requests")])
+    problems = []
+    for at, each in enumerate(listed):
+        if not isinstance(each, dict) or each.keys() - _KNOWN or not isinstance(each.get("body", {}), dict):
+            problems.append((at, "expected `{method, path, body}`, perhaps with `ifMatch` or `ifNoneMatch`"))
+        elif not all(isinstance(each.get(key, ""), str) for key in ("method", "path", "ifMatch", "ifNoneMatch")):
+            problems.append((at, "expected strings"))
+        elif not _allowed(each.get("method", ""), each.get("path", "").lower()):
+            problems.append((at, "this cannot be done in a batch; send it by itself"))
+    if problems:
+        raise invalid([Detail("InvalidProperty", message, f"requests[{at}]") for at, message in problems])
+    return listed
+
+
+def _allowed(method: str, path: str) -> bool:
+    if method not in _METHODS or any(each in f"{path}/" for each in _ALONE):
+        return False
+    return method != "POST" or path.endswith(_POSTED)
+
+
+def _routed(request: Request, at: int, each: Mapping[str, Any]) -> tuple[Route, Request]:
+    """The route of one of them, and its request: with the headers of the batch, but for conditions of its own."""
+    kept = [pair for pair in request.scope["headers"] if not pair[0].startswith((b"if-", b"content-"))]
+    for key, header in (("ifMatch", b"if-match"), ("ifNoneMatch", b"if-none-match")):
+        if each.get(key):
+            kept.append((header, each[key].encode("latin-1", "replace")))
+    path = each["path"]
+    state = dict(request.scope.get("state", {}))
+    scope = {**request.scope, "method": each["method"], "path": path, "raw_path": path.encode(), "headers": kept}
+    scope |= {"state": state, "path_params": {}}
+    for route in request.app.routes:
+        matched, more = route.matches(scope)
+        if matched is Match.FULL and isinstance(route, Route):
+            return route, Request({**scope, **more}, _body(each.get("body", {})))
+    raise invalid([Detail("InvalidProperty", f"there is nothing at `{path[:200]}`", f"requests[{at}].path")])
+
+
+def _body(value: Mapping[str, Any]) -> Any:
+    data = msgspec.json.encode(value)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    return receive
