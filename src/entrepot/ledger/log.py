@@ -34,6 +34,7 @@ from entrepot.ledger.verify import (
     walk,
 )
 
+ALONE = 2  # entries of a batch that one call waits for: its decision, and the outcome of the call before
 SEGMENT_BYTES = 1 << 26
 LONGEST_BEFORE = 50  # bytes of an outcome before its reference
 OPENED, CLOSED = b'{"opened":', b'{"closed":'
@@ -128,7 +129,11 @@ class Log:
             # its entries, which is cut off; entries without their personal data, which stay too, for whole entries are
             # never removed, and are named in `opened` (`recover._undisclosed`). None of these can be behind a
             # checkpoint or before another batch: both begin only when both files are durable.
-            if personal:
+            if personal and len(batch.entries) > ALONE:
+                # For many the second thread costs more than it saves: it has to get the interpreter, as the loop has.
+                private.append(personal)
+                segment.append(data)
+            elif personal:
                 self._files.together(lambda: segment.append(data), lambda: private.append(personal))
             else:
                 segment.append(data)
