@@ -90,6 +90,7 @@ def _client(number: int) -> str:
             * (number % 10 == 0)
         )
         + '[[account.deployment]]\nname = "gpt-4o"\nmodel = "gpt-4o"\nversion = "2024-11-20"\nsku = "GlobalStandard"\n'
+        "capacity = 1_000_000\n"
         f'[[account.deployment]]\nname = "mini-{number}"\nmodel = "gpt-4o-mini"\nversion = "2024-07-18"\n'
         'sku = "DataZoneStandard"\n'
     )

@@ -114,6 +114,7 @@ class Account:
     more: str = ""
     deployments: tuple[tuple[str, str, str], ...] = (("gpt-4o", "gpt-4o", "GlobalStandard"),)
     second_key: bool = False
+    capacity: int = 1_000_000
 
     @property
     def key(self) -> str:
@@ -157,6 +158,7 @@ name = "{name}"
 model = "{model}"
 version = "2024-11-20"
 sku = "{sku}"
+capacity = {self.capacity}
 """
         return text
 

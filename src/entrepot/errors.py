@@ -31,6 +31,7 @@ class Code(Enum):
     BODY_TOO_LARGE = ("body_too_large", 413)
     TARGET_TOO_LONG = ("target_too_long", 414)
     RATE_LIMITED = ("rate_limit_exceeded", 429)
+    LIMIT_TOO_SMALL = ("limit_too_small", 429)
     QUOTA_EXHAUSTED = ("insufficient_quota", 429)
     HEADER_TOO_LARGE = ("header_too_large", 431)
     INTERNAL = ("internal", 500)
@@ -58,8 +59,9 @@ class Error(Exception):
     """A failure that a client may see: `code` decides the status, `message` is for the client and holds no secret.
 
     `name` replaces the code's label where a rule of the access policy chose its own; `param` names the request's field;
-    `subject` is what the answer quotes: the model, `METHOD /path`, the redacted key, or the methods that are allowed;
-    `retry_after_s` is in whole seconds, at least 1. `details` are for the management API, which tells all mistakes.
+    `subject` is what the answer quotes: the model, `METHOD /path`, the redacted key, the methods that are allowed, or
+    what a rate limit counts: `requests` or `tokens`; `retry_after_s` is in whole seconds, at least 1, `retry_after_ms`
+    the same more exactly. `details` are for the management API, which tells all mistakes.
     """
 
     def __init__(  # noqa: PLR0913 - the facts of one failure, each with its name
@@ -71,6 +73,7 @@ class Error(Exception):
         param: str | None = None,
         subject: str | None = None,
         retry_after_s: int | None = None,
+        retry_after_ms: int | None = None,
         details: tuple[Detail, ...] = (),
     ) -> None:
         super().__init__(message)
@@ -79,5 +82,10 @@ class Error(Exception):
         self.name = name or code.label
         self.param = param
         self.subject = subject
+        if retry_after_ms is not None:
+            retry_after_s = max(1, -(-retry_after_ms // 1_000))
+        elif retry_after_s is not None:
+            retry_after_ms = retry_after_s * 1_000
         self.retry_after_s = retry_after_s
+        self.retry_after_ms = retry_after_ms
         self.details = details

@@ -154,6 +154,7 @@ class TestClient:
             "x-entrepot-receipt",
             "x-ms-region",
             "x-request-id",
+            *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
         }
         assert "theirs" not in answer.headers.values()
         assert answer.headers["x-ms-region"] == "Japan East"

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from entrepot.limits.reserve import Want
 from entrepot.limits.table import Table
 
 from limits_worker import KEY, LIMIT  # isort: skip
@@ -22,7 +23,7 @@ def start(table: Path, number: int, seconds: float, units: int, *more: str) -> s
 
 def test_four_processes_share_one_limit_exactly(tmp_path: Path) -> None:
     started = time.monotonic()
-    workers = [start(tmp_path / "limits", number, 2.0, units) for number, units in enumerate((10, 50, 100, 100))]
+    workers = [start(tmp_path / "limits", number, 2.0, units) for number, units in enumerate((100,) * 4)]
     admitted = [int(worker.communicate()[0]) for worker in workers]
     took_ms = (time.monotonic() - started) * 1_000
     assert all(admitted), f"a worker was starved: {admitted}"
@@ -35,8 +36,8 @@ def test_what_a_killed_process_had_reserved_is_given_back(tmp_path: Path) -> Non
     worker = start(tmp_path / "limits", 1, 5.0, 1_000, "hang")
     assert worker.stdout is not None
     assert worker.stdout.readline() == "holding\n"
-    assert table.state(KEY, LIMIT, 0).remaining == LIMIT.burst - 1_000
+    assert table.states([Want(KEY, LIMIT, 0)], 0)[0].remaining == LIMIT.burst - 1_000
     worker.send_signal(signal.SIGKILL)
     worker.communicate()
     table.release(1)
-    assert table.state(KEY, LIMIT, 0).remaining == LIMIT.burst
+    assert table.states([Want(KEY, LIMIT, 0)], 0)[0].remaining == LIMIT.burst

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from entrepot.limits.rate import (
     DAY_MS,
     EMPTY,
+    MONTH_MS,
     Level,
     Limit,
     budget,
@@ -24,6 +26,9 @@ from entrepot.limits.rate import (
     requests_per_minute,
     tokens_per_minute,
     wait_ms,
+    window_end_ms,
+    window_of,
+    window_start_ms,
 )
 from entrepot.limits.reserve import Memory, Store, Want
 from entrepot.limits.table import Table
@@ -143,6 +148,20 @@ def test_a_budget_begins_anew_with_its_window() -> None:
     assert empty_at_ms(limit, held) == DAY_MS
 
 
+@given(st.integers(0, 13_569_465_600).map(lambda at_s: datetime.fromtimestamp(at_s, UTC)))
+def test_months_are_the_calendars(at: datetime) -> None:
+    first = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    after = (first + timedelta(days=32)).replace(day=1)
+    at_ms, start_ms, end_ms = (int(each.timestamp() * 1_000) for each in (at, first, after))
+    number = window_of(MONTH_MS, at_ms)
+    assert window_start_ms(MONTH_MS, number) == start_ms
+    assert window_end_ms(MONTH_MS, at_ms) == end_ms
+    assert (window_of(MONTH_MS, start_ms), window_of(MONTH_MS, end_ms - 1)) == (number, number)
+    held = poured(budget(100, MONTH_MS), EMPTY, 100, end_ms - 1)
+    assert leaked(budget(100, MONTH_MS), held, end_ms - 1).level == 100
+    assert leaked(budget(100, MONTH_MS), held, end_ms).level == 0
+
+
 def test_all_wants_or_none(tmp_path: Path) -> None:
     for store in stores(tmp_path):
         wide, narrow = in_flight(10), in_flight(1)
@@ -150,16 +169,16 @@ def test_all_wants_or_none(tmp_path: Path) -> None:
         refusal = store.reserve([Want(b"w" * 16, wide, 4), Want(b"n" * 16, narrow, 1)], 0)
         assert refusal is not None
         assert refusal.which == 1
-        assert store.state(b"w" * 16, wide, 0).remaining == 10
+        assert store.states([Want(b"w" * 16, wide, 0)], 0)[0].remaining == 10
 
 
 def test_memory_forgets_what_is_empty_again() -> None:
     store, limit = Memory(), tokens_per_minute(60_000)
     store.reserve([Want(KEY, limit, 600)], 0)
     store.forget(10**9)
-    assert store.state(KEY, limit, 0).remaining == 10_000 - 600, "what is in flight is kept"
+    assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000 - 600, "what is in flight is kept"
     store.settle([Want(KEY, limit, 600)], [600], 0)
     store.forget(599)
-    assert store.state(KEY, limit, 0).remaining == 10_000 - 600
+    assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000 - 600
     store.forget(600)
-    assert store.state(KEY, limit, 0).remaining == 10_000
+    assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000

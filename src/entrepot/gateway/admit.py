@@ -6,6 +6,7 @@ from entrepot.errors import Code, Error
 from entrepot.gateway.authenticate import authenticate
 from entrepot.gateway.call import Admission, Call, Occasion
 from entrepot.gateway.journal import Journal
+from entrepot.gateway.limiting import Limiting
 from entrepot.gateway.routes import Route
 from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision, Program
@@ -32,10 +33,11 @@ def find_deployment(call: Call, account: Account, route: Route) -> Deployment:
     return deployment
 
 
-async def admit(call: Call, route: Route, journal: Journal | None) -> Admission:
+async def admit(call: Call, route: Route, journal: Journal | None, limits: Limiting) -> Admission:
     """Raises Error with the refusal. Every candidate is a decision of its own, all taken at this one instant.
 
-    INVARIANT: the decision is durable before this returns, and before a refusal leaves it.
+    INVARIANT: the decision is durable before this returns, and before a refusal leaves it. What limits reserve for the
+    call stands in it from then on, so that `settle` gives it back whatever happens.
     """
     account = call.account = authenticate(call, route)
     read_body(call, route)
@@ -44,7 +46,7 @@ async def admit(call: Call, route: Route, journal: Journal | None) -> Admission:
     occasion = Occasion(call.at_ms, origin, route.operation)
     decisions = judge(call.snapshot.program, account, deployment, occasion)
     permitted = tuple(c for c, decision in zip(deployment.candidates, decisions, strict=True) if decision.permit)
-    refused = None if permitted else refusal(account, decisions)
+    refused = limits.reserve(call) if permitted else limits.count(call) or refusal(account, decisions)
     if journal is not None:
         await journal.decide(call, origin, decisions, refused)
     if refused is not None:

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UnsetType
 
 from entrepot.errors import Error
+from entrepot.gateway.bounds import Held
 from entrepot.gateway.routes import Route
 from entrepot.gateway.upstreams import Lines, now_s
 from entrepot.http1.server import Exchange
@@ -61,6 +62,10 @@ class Call:
     key_name = ""
     personal = b""
     """Salt and value of the personal data, for the ledger's side file."""
+    held: Held | None = None
+    """What it has reserved of limits, until `settle`."""
+    limit_head = b""
+    """The headers that tell of limits."""
     place: Place | None = None
     """Where the decision stands in the ledger, once it is durable."""
     attempts: tuple[tuple[str, str], ...] = ()

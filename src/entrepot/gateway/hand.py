@@ -36,8 +36,13 @@ class Hand:
         arguments: Sequence[str],
         current: Callable[[], Awaitable[Load]],
         changed: Callable[[], None],
+        ended: Callable[[], None],
     ) -> None:
-        """`arguments` follow the sockets on the worker's command line; `current` gives the whole as it is now."""
+        """`arguments` follow the sockets on the worker's command line; `current` gives the whole as it is now.
+
+        `ended` is called when a worker has ended, before another is started.
+        """
+        self._ended = ended
         self.revision: Revision | None = None
         self.problem: str | None = None
         self.restarts = 0
@@ -72,6 +77,7 @@ class Hand:
                 looking.cancel()
                 self._stop_feeding()
                 channel.close()
+            self._ended()
             if self._stopping:
                 return
             self.restarts += 1

@@ -25,6 +25,11 @@ CATALOGUE = {
         "Tokens that upstreams reported, by upstream and direction (prompt, completion).",
         ("upstream", "direction"),
     ),
+    "entrepot_limited_total": Description(
+        "counter",
+        "Calls that did not fit into a limit, by whose it is (deployment, key, account, organization) and its kind.",
+        ("scope", "kind"),
+    ),
     "entrepot_call_seconds": Description(
         "histogram",
         "From the complete request to the end of its answer, admitted calls only, by operation.",

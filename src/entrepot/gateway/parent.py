@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from entrepot.config import Config
 from entrepot.errors import Error
@@ -16,6 +17,7 @@ from entrepot.gateway.channel import Load
 from entrepot.gateway.hand import Hand
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.source import Source
+from entrepot.gateway.stores import fresh_table, released
 from entrepot.gateway.tls import server_tls
 from entrepot.resources.model import Gateway
 from entrepot.resources.problems import WorldInvalid
@@ -52,8 +54,16 @@ class Parent:
         listeners = listening(gateway.listen, self._workers or gateway.workers, "listen")
         admin_listener = listening(gateway.admin_listen, 1, "admin_listen")[0]
         data = str(self._config.data)
+        table = fresh_table(self._config.data, len(listeners)) if len(listeners) > 1 else None
         self._hands = [
-            Hand(listener, (data, str(number)), self._current, self._heard) for number, listener in enumerate(listeners)
+            Hand(
+                listener,
+                (data, str(number), str(len(listeners))),
+                self._current,
+                self._heard,
+                (lambda: None) if table is None else partial(released, table, number),
+            )
+            for number, listener in enumerate(listeners)
         ]
         self._tell()
         self._signals()

@@ -15,11 +15,13 @@ from entrepot.gateway.dispatch import dispatch
 from entrepot.gateway.heads import id_head, id_lines
 from entrepot.gateway.ids import Ids
 from entrepot.gateway.journal import Journal
+from entrepot.gateway.limiting import Limiting
 from entrepot.gateway.relay import relay
 from entrepot.gateway.settle import Books, settle
 from entrepot.gateway.upstreams import Lines, Upstreams
 from entrepot.http1.server import Exchange
 from entrepot.ledger.ledger import Ledger
+from entrepot.limits.reserve import Memory, Store
 from entrepot.snapshot import Snapshot
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire.forms import form_of
@@ -46,8 +48,15 @@ class Gateway:
     is the time by which rules and approvals are in force.
     """
 
-    def __init__(self, ledger: Ledger | None = None, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
+    def __init__(
+        self,
+        ledger: Ledger | None = None,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+        limits: Store | None = None,
+    ) -> None:
+        """`limits` holds what is used of them; without one it is this process's own memory."""
         self._ledger = ledger
+        self._limits = Limiting(limits or Memory())
         self._clock_ms = clock_ms
         self._books = Books()
         self._upstreams = Upstreams()
@@ -61,6 +70,7 @@ class Gateway:
             journal = Journal(self._ledger, snapshot)
             if before is None or before.snapshot.program.release != snapshot.program.release:
                 journal.announce(self._clock_ms())
+        self._limits.adopt(snapshot)
         self._in_force = InForce(snapshot, self._upstreams.adopt(snapshot), journal)
 
     def healthy(self) -> dict[str, bool]:
@@ -68,7 +78,8 @@ class Gateway:
         return self._upstreams.healthy()
 
     def age(self) -> None:
-        """Let time pass for what grows old without an edit: the geographic edition."""
+        """Let time pass for what grows old without an edit: the geographic edition, limits that are whole again."""
+        self._limits.age(self._clock_ms())
         if self._in_force is not None:
             self._in_force[0].origins.tick(self._clock_ms())
 
@@ -79,6 +90,7 @@ class Gateway:
     def report(self, metrics: Metrics) -> None:
         """Add what this worker has served to metrics that hold none of it yet."""
         self._books.report(metrics)
+        self._limits.report(metrics)
         for upstream, good in self.healthy().items():
             metrics.set("entrepot_upstream_healthy", good, (upstream,))
 
@@ -106,7 +118,7 @@ class Gateway:
             call.client_gone = True
             raise
         finally:
-            settle(call, self._books, journal, self._clock_ms())
+            settle(call, self._books, journal, self._limits, self._clock_ms())
 
     async def _answer(self, call: Call, journal: Journal | None) -> None:
         request = call.exchange.request
@@ -119,7 +131,7 @@ class Gateway:
         if route.operation in local.OPERATIONS:
             local.answer(call, route)
             return
-        admission = call.admission = await admit(call, route, journal)
+        admission = call.admission = await admit(call, route, journal, self._limits)
         answer = await dispatch(call, admission)
         await relay(call, answer)
 

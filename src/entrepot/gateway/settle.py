@@ -5,9 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Literal
 
+from msgspec import UNSET
+
 from entrepot.gateway.call import Call
 from entrepot.gateway.journal import Journal
+from entrepot.gateway.limiting import Limiting
+from entrepot.gateway.records import used
 from entrepot.gateway.upstreams import now_s
+from entrepot.ledger.entries import Usage
 from entrepot.telemetry.metrics import BUCKETS_S, Metrics
 
 Word = Literal["served", "refused", "failed", "cut", "client_gone"]
@@ -55,8 +60,10 @@ class Books:
                 metrics.count("entrepot_tokens_total", (upstream, "completion"), tally.completion)
 
 
-def settle(call: Call, books: Books, journal: Journal | None, at_ms: int) -> None:
+def settle(call: Call, books: Books, journal: Journal | None, limits: Limiting, at_ms: int) -> None:
     result = outcome(call)
+    if call.held is not None:
+        limits.settle(call, spent_in(call), at_ms)
     code = None if call.error is None else call.error.code.label
     tally = books.book((call.operation, result, call.status, code, call.attempts))
     if call.admission is not None:
@@ -69,6 +76,15 @@ def settle(call: Call, books: Books, journal: Journal | None, at_ms: int) -> Non
     if usage is not None:
         tally.prompt += usage.prompt
         tally.completion += usage.completion
+
+
+def spent_in(call: Call) -> list[Usage]:
+    """What the call cost, as its outcome has it: the answer, and legs that did not give it."""
+    usage = used(call)
+    spent = [] if usage is UNSET else [usage]
+    if len(call.attempts_usage) > 1 or not spent:
+        spent += [leg for leg in call.attempts_usage if leg is not UNSET]
+    return spent
 
 
 def outcome(call: Call) -> Word:

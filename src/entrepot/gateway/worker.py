@@ -20,6 +20,7 @@ from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, 
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.retired import Retired
 from entrepot.gateway.serve import Gateway
+from entrepot.gateway.stores import store_for
 from entrepot.gateway.tls import load_certificate, pair_mark, server_tls
 from entrepot.http1.server import Server
 from entrepot.ledger.faults import LedgerRefused
@@ -39,9 +40,10 @@ SWITCH_S = 0.0005  # how long calls wait for the interpreter while a snapshot is
 class Worker:
     """Serves from the first `Load` on; ends on `Drain`, or when the parent has gone."""
 
-    def __init__(self, channel: Channel, listener: socket.socket, config: Config, number: int) -> None:
-        """`number` tells the workers of one gateway apart, in the names of their logs."""
+    def __init__(self, channel: Channel, listener: socket.socket, config: Config, number: int, workers: int) -> None:
+        """`number` tells the `workers` of one gateway apart, in the names of their logs."""
         self._number = number
+        self._workers = workers
         self._channel = channel
         self._listener = listener
         self._config = config
@@ -128,7 +130,7 @@ class Worker:
         log_name = f"{name}/w{self._number}"
         self._ledger = await asyncio.to_thread(Ledger.open, self._config.data, key_name=name, name=log_name)
         self._ledger.start()
-        self._gateway = Gateway(self._ledger)
+        self._gateway = Gateway(self._ledger, limits=store_for(self._config.data, self._number, self._workers))
 
     async def _serve(self, snapshot: Snapshot) -> None:
         assert self._gateway is not None
@@ -194,20 +196,20 @@ def undisturbed(*, lasting: bool) -> Iterator[None]:
         gc.enable()
 
 
-async def work(control: socket.socket, listener: socket.socket, config: Config, number: int) -> None:
+async def work(control: socket.socket, listener: socket.socket, config: Config, number: int, workers: int) -> None:
     loop = asyncio.get_running_loop()
     # Ctrl-C and a reload reach the whole process group; the parent decides what they mean for its workers.
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         loop.add_signal_handler(signum, lambda: None)
-    await Worker(await Channel.over(control), listener, config, number).run()
+    await Worker(await Channel.over(control), listener, config, number, workers).run()
 
 
 def main() -> None:
-    """`python -m entrepot.gateway.worker CONTROL_FD LISTENER_FD DATA NUMBER`: started by the parent only."""
+    """`python -m entrepot.gateway.worker CONTROL_FD LISTENER_FD DATA NUMBER WORKERS`: started by the parent only."""
     log_to_stderr()
     control, listener = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:3])
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work(control, listener, Config.load(Path(sys.argv[3])), int(sys.argv[4])))
+        runner.run(work(control, listener, Config.load(Path(sys.argv[3])), *map(int, sys.argv[4:6])))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
+MONTH_MS = 31 * DAY_MS
+"""As a window: not so many milliseconds, but the calendar month in UTC."""
 _NEVER = -1
 
 
@@ -22,7 +24,8 @@ class Limit(NamedTuple):
     """What may be used. All kinds are this one form; make them with the functions below.
 
     `burst` units fit into the bucket, which leaks `amount` a `period_ms`. `charged`: what is asked for counts as used
-    at once and is not settled. `window_ms`: the bucket does not leak but is emptied at each whole multiple of it (UTC).
+    at once and is not settled. `window_ms`: the bucket does not leak but is emptied at each whole multiple of it (UTC),
+    or at the beginning of each calendar month (`MONTH_MS`).
     """
 
     amount: int
@@ -66,16 +69,47 @@ class Level(NamedTuple):
 EMPTY = Level()
 
 
+def window_of(window_ms: int, at_ms: int) -> int:
+    """The number of the window that holds an instant."""
+    if window_ms != MONTH_MS:
+        return at_ms // window_ms
+    # The proleptic Gregorian calendar in eras of 400 years that begin in March: the leap day is an era's last.
+    era, day = divmod(at_ms // DAY_MS + _TO_EPOCH_DAYS, _ERA_DAYS)
+    year = (day - day // 1_460 + day // 36_524 - day // 146_096) // 365
+    day -= 365 * year + year // 4 - year // 100
+    return (era * 400 + year) * 12 + (5 * day + 2) // 153
+
+
+def window_start_ms(window_ms: int, number: int) -> int:
+    if window_ms != MONTH_MS:
+        return number * window_ms
+    year, month = divmod(number, 12)
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5
+    return (days - _TO_EPOCH_DAYS) * DAY_MS
+
+
+def window_end_ms(window_ms: int, at_ms: int) -> int:
+    """When the window that holds an instant is over."""
+    return window_start_ms(window_ms, window_of(window_ms, at_ms) + 1)
+
+
+_TO_EPOCH_DAYS = 719_468  # from 1 March of the year 0 to 1 January 1970
+_ERA_DAYS = 146_097
+
+
 def leaked(limit: Limit, held: Level, now_ms: int) -> Level:
     """The level now."""
     level, at_ms = held
-    if limit.window_ms:
-        if now_ms // limit.window_ms > at_ms // limit.window_ms:
-            return Level(0, now_ms)
-        return held
     if now_ms <= at_ms:
         return held
-    return Level(max(0, level - (now_ms - at_ms) * limit.amount), now_ms)
+    return Level(level_at(limit, level, at_ms, now_ms), now_ms)
+
+
+def level_at(limit: Limit, level: int, at_ms: int, now_ms: int) -> int:
+    """What a level of `at_ms` has become."""
+    if limit.window_ms:
+        return 0 if level and window_of(limit.window_ms, now_ms) > window_of(limit.window_ms, at_ms) else level
+    return max(0, level - (now_ms - at_ms) * limit.amount) if now_ms > at_ms else level
 
 
 def fits(limit: Limit, level: int, reserved: int, units: int) -> bool:
@@ -102,7 +136,7 @@ def wait_ms(limit: Limit, level: int, reserved: int, units: int, now_ms: int) ->
     if not ever(limit, units):
         return _NEVER
     if limit.window_ms:
-        return limit.window_ms - now_ms % limit.window_ms
+        return window_end_ms(limit.window_ms, now_ms) - now_ms
     if limit.amount == 0:
         return 1_000
     room = max(0, limit.capacity - units * limit.period_ms)
@@ -117,7 +151,7 @@ def empty_at_ms(limit: Limit, held: Level) -> int:
     if held.level == 0:
         return held.at_ms
     if limit.window_ms:
-        return (held.at_ms // limit.window_ms + 1) * limit.window_ms
+        return window_end_ms(limit.window_ms, held.at_ms)
     return held.at_ms + -(-held.level // limit.amount) if limit.amount else held.at_ms
 
 

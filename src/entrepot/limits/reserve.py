@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from entrepot.limits.rate import EMPTY, Level, Limit, empty_at_ms, fits, leaked, poured, remaining, wait_ms
+from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, remaining, wait_ms, window_end_ms
 
 
 class Want(NamedTuple):
@@ -23,6 +23,10 @@ class Refusal(NamedTuple):
     wait_ms: int
 
 
+class StoreBusy(Exception):  # noqa: N818 - not an error of anybody's
+    """The store cannot be asked now. Nothing was changed, and it may be tried again."""
+
+
 class State(NamedTuple):
     """What is left of a limit, in whole units, and when it is whole again if nothing comes."""
 
@@ -33,7 +37,7 @@ class State(NamedTuple):
 class Store(Protocol):
     """Levels by key. `reserve` takes all wants or none; `settle` must follow exactly once for each that was taken.
 
-    Neither waits for anything but other processes of this machine, for microseconds.
+    Neither waits for anything but other processes of this machine, for microseconds. All may raise StoreBusy.
     """
 
     def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None: ...
@@ -41,7 +45,12 @@ class Store(Protocol):
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
         """`used` units of each want, in their order; those of charged limits are not looked at."""
 
-    def state(self, key: bytes, limit: Limit, now_ms: int) -> State: ...
+    def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
+        """Of each want's limit as it is now; the units are not looked at."""
+        ...
+
+    def forget(self, now_ms: int) -> None:
+        """Let go of what is whole again, if that is this process's to do."""
 
 
 class Memory:
@@ -51,52 +60,68 @@ class Memory:
         self._held: dict[bytes, _Held] = {}
 
     def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
-        taken: list[_Held] = []
-        for index, (key, limit, units) in enumerate(wants):
-            held = self._held.get(key, _NOTHING)
-            level, reserved = leaked(limit, held.level, now_ms), held.reserved
-            if not fits(limit, level.level, reserved, units):
-                return Refusal(index, wait_ms(limit, level.level, reserved, units, now_ms))
-            if limit.charged:
-                taken.append(_Held(limit, poured(limit, level, units, now_ms), reserved))
+        for index, want in enumerate(wants):
+            limit, held = want.limit, self._now(want, now_ms)
+            if not fits(limit, held.level, held.reserved, want.units):
+                return Refusal(index, wait_ms(limit, held.level, held.reserved, want.units, now_ms))
+        for want in wants:
+            held = self._held[want.key]
+            if want.limit.charged:
+                held.level += want.units * want.limit.period_ms
             else:
-                taken.append(_Held(limit, level, reserved + units))
-        for want, held in zip(wants, taken, strict=True):
-            self._held[want.key] = held
+                held.reserved += want.units
         return None
 
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
-        for (key, limit, units), real in zip(wants, used, strict=True):
-            if not limit.charged:
-                held = self._held[key]
-                self._held[key] = _Held(limit, poured(limit, held.level, real, now_ms), held.reserved - units)
+        for index, want in enumerate(wants):
+            if not want.limit.charged:
+                held = self._now(want, now_ms)
+                held.level += used[index] * want.limit.period_ms
+                held.reserved -= want.units
 
-    def state(self, key: bytes, limit: Limit, now_ms: int) -> State:
-        held = self._held.get(key, _NOTHING)
-        return state_of(limit, leaked(limit, held.level, now_ms), held.reserved, now_ms)
+    def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
+        found = []
+        for want in wants:
+            held = self._now(want, now_ms)
+            found.append(state_of(want.limit, held.level, held.reserved, now_ms))
+        return found
 
     def forget(self, now_ms: int) -> None:
         """Drop what is empty again: a key that comes back begins with nothing, as it would have been."""
         self._held = {
             key: held
             for key, held in self._held.items()
-            if held.reserved or empty_at_ms(held.limit, held.level) > now_ms
+            if held.reserved or empty_at_ms(held.limit, Level(held.level, held.at_ms)) > now_ms
         }
 
+    def _now(self, want: Want, now_ms: int) -> _Held:
+        """What is held, with its level brought to now, under the limit as it is declared now."""
+        limit = want.limit
+        held = self._held.get(want.key)
+        if held is None:
+            held = self._held[want.key] = _Held(limit, now_ms)
+            return held
+        held.limit = limit
+        if now_ms > held.at_ms:
+            held.level = level_at(limit, held.level, held.at_ms, now_ms)
+            held.at_ms = now_ms
+        return held
 
-class _Held(NamedTuple):
-    limit: Limit
-    level: Level
-    reserved: int
+
+class _Held:
+    __slots__ = ("at_ms", "level", "limit", "reserved")
+
+    def __init__(self, limit: Limit, at_ms: int) -> None:
+        self.limit = limit
+        self.level = 0
+        self.at_ms = at_ms
+        self.reserved = 0
 
 
-_NOTHING = _Held(Limit(0, 1, 0), EMPTY, 0)
-
-
-def state_of(limit: Limit, held: Level, reserved: int, now_ms: int) -> State:
-    """`held` is the level of now."""
+def state_of(limit: Limit, level: int, reserved: int, now_ms: int) -> State:
+    """`level` is that of now."""
     if limit.window_ms:
-        reset_ms = limit.window_ms - now_ms % limit.window_ms
+        reset_ms = window_end_ms(limit.window_ms, now_ms) - now_ms
     else:
-        reset_ms = -(-held.level // limit.amount) if limit.amount else 0
-    return State(remaining(limit, held.level, reserved), reset_ms)
+        reset_ms = -(-level // limit.amount) if limit.amount else 0
+    return State(remaining(limit, level, reserved), reset_ms)

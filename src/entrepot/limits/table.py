@@ -19,12 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, leaked, poured, wait_ms
-from entrepot.limits.reserve import Refusal, State, Want, state_of
+from entrepot.limits.reserve import Refusal, State, StoreBusy, Want, state_of
 
 SLOTS = 1 << 18
 WAYS = 16
 """Slots that a key may stand in, one after the other."""
-BUSY_S = 0.02
+BUSY_S = 0.05
+"""So long a call waits for the lock."""
+PATIENT_S = 2.0
+"""So long who gives back what a dead process held."""
 
 _MAGIC = b"entrepot-limits1"
 _HEAD = struct.Struct("<16sQQ")
@@ -32,10 +35,7 @@ _SLOT = struct.Struct("<16sQqQ")  # key, level, at, empty at
 _LEVEL = struct.Struct("<QqQ")
 _CELL = struct.Struct("<Q")
 _PAGE = 4096
-
-
-class TableBusy(Exception):  # noqa: N818 - not an error of anybody's
-    """The lock could not be had, or every slot that the key may stand in holds another limit in use."""
+_RELEASED_AT_ONCE = 1_024
 
 
 class Table:
@@ -63,7 +63,7 @@ class Table:
         os.close(self._fd)
 
     def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
-        """Raises TableBusy; then nothing is reserved."""
+        """Raises StoreBusy; then nothing is reserved."""
         with self._locked():
             taken: list[tuple[int, Limit, Level, int]] = []
             for index, (key, limit, units) in enumerate(wants):
@@ -80,44 +80,57 @@ class Table:
         return None
 
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
-        """Raises TableBusy; then nothing is settled, and it may be tried again."""
+        """Raises StoreBusy; then nothing is settled, and it may be tried again."""
         with self._locked():
             for (key, limit, units), real in zip(wants, used, strict=True):
                 if not limit.charged:
                     place = self._find(key, now_ms)
                     self._write(place, limit, poured(limit, self._level(place), real, now_ms), -units)
 
-    def state(self, key: bytes, limit: Limit, now_ms: int) -> State:
+    def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
+        """Raises StoreBusy."""
+        found = []
         with self._locked():
-            place = self._find(key, now_ms)
-            return state_of(limit, leaked(limit, self._level(place), now_ms), self._reserved(place), now_ms)
+            for key, limit, _ in wants:
+                place = self._find(key, now_ms)
+                level = leaked(limit, self._level(place), now_ms).level
+                found.append(state_of(limit, level, self._reserved(place), now_ms))
+        return found
+
+    def forget(self, now_ms: int) -> None:
+        """A slot whose limit is whole again is free by that."""
 
     def release(self, number: int) -> None:
-        """Empty the cells of a process that has ended: what it had reserved is free again."""
-        with self._locked():
-            for place in range(_PAGE, len(self._map), self._width):
-                if self._map[place : place + 16] != _NO_KEY:
-                    _CELL.pack_into(self._map, place + _SLOT.size + number * _CELL.size, 0)
+        """Empty the cells of a process that has ended: what it had reserved is free again.
+
+        The lock is held for some slots at a time. Raises StoreBusy; it may be done again.
+        """
+        step = _RELEASED_AT_ONCE * self._width
+        for start in range(_PAGE, len(self._map), step):
+            with self._locked(PATIENT_S):
+                if self._map[start : start + step].strip(b"\0"):
+                    for place in range(start, min(start + step, len(self._map)), self._width):
+                        _CELL.pack_into(self._map, place + _SLOT.size + number * _CELL.size, 0)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._lock()
+    def _locked(self, patience_s: float = BUSY_S) -> Iterator[None]:
+        self._lock(patience_s)
         try:
             yield
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1)
 
-    def _lock(self) -> None:
-        """Held for microseconds, unless its holder is not scheduled or stopped: then not for long, and TableBusy."""
+    def _lock(self, patience_s: float) -> None:
+        """Held for microseconds, unless its holder is not scheduled or stopped: then not for long, and StoreBusy."""
         ends = 0.0
         while True:
             try:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
             except BlockingIOError:
                 now = time.monotonic()
-                ends = ends or now + BUSY_S
+                ends = ends or now + patience_s
                 if now > ends:
-                    raise TableBusy("the table of limits is locked by a process that does not go on") from None
+                    raise StoreBusy("the table of limits is locked by a process that does not go on") from None
                 time.sleep(0)
             else:
                 return
@@ -141,7 +154,7 @@ class Table:
         else:
             place = free
         if place < 0:
-            raise TableBusy("too many limits are in use at once")
+            raise StoreBusy("too many limits are in use at once")
         if self._map[place : place + 16] != key:
             _SLOT.pack_into(self._map, place, key, 0, now_ms, now_ms)
             self._cells.pack_into(self._map, place + _SLOT.size, *[0] * (self._cells.size // _CELL.size))

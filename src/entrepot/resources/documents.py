@@ -146,6 +146,7 @@ def _object(form: _Form) -> Reader:
 
 _EGRESS = _form(schema.EGRESS, "grounds", "proposal")
 _ELIGIBILITY = _form(schema.ELIGIBILITY, "grounds", "proposal")
+_QUOTA = _form(schema.QUOTA, lists={"budgets": _form(schema.BUDGET)})
 _GATEWAY_OBJECTS: Final = {
     "tls": _form(schema.TLS),
     "limits": _form(schema.LIMITS),
@@ -155,7 +156,7 @@ _FORMS: Final[Mapping[str, _Form]] = {
     "operator": _form(schema.OPERATOR),
     "region": _form(schema.REGION),
     "provider": _form(schema.PROVIDER),
-    "model": _form(schema.MODEL, lists={"prices": _form(schema.PRICE)}),
+    "model": _form(schema.MODEL, lists={"prices": _form(schema.PRICE)}, objects={"rate": _form(schema.RATE)}),
     "upstream": _form(schema.UPSTREAM, objects={"proxy": _form(schema.PROXY), "timeouts": _form(schema.TIMEOUTS)}),
     "site": _form(schema.SITE),
     "organization": _form(
@@ -164,16 +165,20 @@ _FORMS: Final[Mapping[str, _Form]] = {
         "documents",
         "kycReview",
         lists={"eligibility": _ELIGIBILITY, "owners": _form(schema.OWNER)},
-        objects={"registration": _form(schema.REGISTRATION), "licence": _form(schema.LICENCE, "grounds")},
+        objects={
+            "registration": _form(schema.REGISTRATION),
+            "licence": _form(schema.LICENCE, "grounds"),
+            "limits": _QUOTA,
+        },
     ),
-    "gateway": _form(schema.GATEWAY, "sealingKey", "enrolledAt", "version", objects=_GATEWAY_OBJECTS),
+    "gateway": _form(schema.GATEWAY, "sealingKey", "enrolledAt", "version", "ledgerKeys", objects=_GATEWAY_OBJECTS),
     "settings": _form(schema.GATEWAY, "warnDays", "issuer", objects=_GATEWAY_OBJECTS),
     "subscription": _form(schema.SUBSCRIPTION),
-    "account": _form(schema.ACCOUNT, lists={"egress": _EGRESS}),
+    "account": _form(schema.ACCOUNT, lists={"egress": _EGRESS}, objects={"limits": _QUOTA, "key_limits": _QUOTA}),
     "deployment": _form(schema.DEPLOYMENT),
 }
 # INVARIANT: nothing else of an account's properties is read. The others are its subscription's, or other resources.
-_OF_ACCOUNT: Final = ("state", "residency", "egress", "disableLocalAuth")
+_OF_ACCOUNT: Final = ("state", "residency", "egress", "disableLocalAuth", "limits", "keyLimits")
 _NO_KEY: Final = "sha256:" + "0" * 64
 # Where a key of the shape stands in the document, unless it is under `properties` by its own name.
 _PLACES: Final[Mapping[tuple[str, str], str]] = {

@@ -21,6 +21,7 @@ NetworkClass = Literal["isp", "business", "hosting", "vpn", "tor", "relay", "mob
 Sku = Literal["Standard", "DataZoneStandard", "GlobalStandard"]
 Api = Literal["openai", "azure"]
 AccountState = Literal["active", "suspended"]
+Period = Literal["day", "month"]
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -129,7 +130,16 @@ class Price(msgspec.Struct, frozen=True):
     currency: str = "USD"
 
 
+class Rate(msgspec.Struct, frozen=True):
+    """A deployment may be asked `requests` times a minute for each `capacity` units of its capacity."""
+
+    requests: int
+    capacity: int = 1
+
+
 class Model(msgspec.Struct, frozen=True):
+    """Without a `rate` it is the one that the real service has for a model of this name (`rates.rate_of`)."""
+
     name: str
     version: str
     provider: str | None = None
@@ -137,6 +147,25 @@ class Model(msgspec.Struct, frozen=True):
     output_tokens: int | None = None
     default_output_tokens: int = 1_000
     prices: tuple[Price, ...] = ()
+    rate: Rate | None = None
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """Money for each day or calendar month in UTC; at `soft_percent` of it calls are told."""
+
+    amount_micros: int
+    period: Period
+    currency: str = "USD"
+    soft_percent: int = 80
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """What may be used of models; None is no limit of this kind."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    in_flight: int | None = None
+    budgets: tuple[Budget, ...] = ()
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -176,6 +205,7 @@ class Organization(msgspec.Struct, frozen=True):
     eligibility: tuple[Eligibility, ...] = ()
     flag: tuple[str, ...] = ()
     owners: tuple[Owner, ...] = ()
+    limits: Quota = Quota()
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -215,7 +245,10 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """With `disable_local_auth` its keys open nothing: calls need a token."""
+    """With `disable_local_auth` its keys open nothing: calls need a token.
+
+    `key_limits` are those of each key, and of each principal that calls with a token.
+    """
 
     name: str
     subscription: str
@@ -229,6 +262,8 @@ class Account(msgspec.Struct, frozen=True):
     egress: tuple[Egress, ...] = ()
     deployments: tuple[Deployment, ...] = ()
     disable_local_auth: bool = False
+    limits: Quota = Quota()
+    key_limits: Quota = Quota()
 
 
 class PackSource(msgspec.Struct, frozen=True):

@@ -165,6 +165,7 @@ def _frame(published: Published, program: Program, tokens: Verifier | None) -> S
         {},
         {},
         {upstream.name: (endpoint_of(upstream), upstream.timeouts) for upstream in world.upstreams},
+        {(model.name, model.version): model for model in world.models},
         published.issuer,
         tokens,
         published.grants,

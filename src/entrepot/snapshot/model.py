@@ -67,8 +67,9 @@ class Key(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """`keys` maps a key's SHA-256 to its account. `data_domain` begins with a dot; `origin_header` may be empty.
 
-    `warn_ms` is how long before a rule takes effect the calls that it will refuse are told. `tokens` verifies what
-    `issuer` issued; `grants` says in which scopes (resource ids in lower case) a principal may call models.
+    `models` is by name and version; a model that is only served need not be in it. `warn_ms` is how long before a rule
+    takes effect the calls that it will refuse are told. `tokens` verifies what `issuer` issued; `grants` says in which
+    scopes (resource ids in lower case) a principal may call models.
 
     INVARIANT: the keys of an account with `disable_local_auth` are here as well: who knows one is told so.
     """
@@ -84,6 +85,7 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     keys: dict[bytes, Key]
     accounts: dict[str, Account]
     endpoints: dict[str, tuple[Endpoint, declared.Timeouts]]
+    models: dict[tuple[str, str], declared.Model]
     issuer: Issuer | None
     tokens: Verifier | None
     grants: dict[str, tuple[str, ...]]

@@ -74,6 +74,7 @@ _OPENAI: dict[Code, Text] = {
     Code.BODY_TOO_LARGE: Text(_OWN_NAME, None, _INVALID_REQUEST),
     Code.TARGET_TOO_LONG: Text(_OWN_NAME, None, _INVALID_REQUEST),
     Code.RATE_LIMITED: Text(_OWN_NAME, None, "requests"),
+    Code.LIMIT_TOO_SMALL: Text("rate_limit_exceeded", None, "tokens"),
     Code.QUOTA_EXHAUSTED: Text(
         _OWN_NAME,
         "You exceeded your current quota, please check your plan and billing details. For more information on this "
@@ -129,6 +130,7 @@ _AZURE: dict[Code, Text] = {
     Code.BODY_TOO_LARGE: Text("413"),
     Code.TARGET_TOO_LONG: Text("414"),
     Code.RATE_LIMITED: Text("429"),
+    Code.LIMIT_TOO_SMALL: Text("429"),
     Code.QUOTA_EXHAUSTED: Text("insufficient_quota"),
     Code.HEADER_TOO_LARGE: Text("431"),
     Code.INTERNAL: Text("InternalServerError"),
@@ -181,7 +183,8 @@ def render(error: Error, form: Form, *, decision_id: str | None = None, reason: 
         return _azure(error, form, name, message)
     if code is Code.UNSUPPORTED_TERRITORY:
         return _body({"code": name, "message": message, "param": None, "type": text.type})
-    return _body({"message": message, "type": text.type, "param": error.param, "code": name})
+    kind = "tokens" if code is Code.RATE_LIMITED and error.subject == "tokens" else text.type
+    return _body({"message": message, "type": kind, "param": error.param, "code": name})
 
 
 def headers_for(error: Error) -> bytes:
@@ -194,8 +197,8 @@ def headers_for(error: Error) -> bytes:
         lines.append(b"allow: %b\r\n" % error.subject.encode("ascii"))
     if code.status == 401:
         lines.append(b"www-authenticate: Bearer\r\n")
-    if error.retry_after_s is not None:
-        lines.append(b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (error.retry_after_s, error.retry_after_s * 1_000))
+    if error.retry_after_s is not None and error.retry_after_ms is not None:
+        lines.append(b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (error.retry_after_s, error.retry_after_ms))
     return b"".join(lines)
 
 

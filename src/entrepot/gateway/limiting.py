@@ -1,0 +1,226 @@
+"""Limits on the way of a call: reserved before it is decided upon in the ledger, settled once when it is over.
+
+What a call will use is estimated: a token for four bytes of its body, and as many for the answer as it lets the model
+write, else the model's default. What it did not use is given back at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from entrepot.errors import Code, Error
+from entrepot.gateway.bounds import Bound, Bounds, Held, bounds_of
+from entrepot.gateway.call import Call
+from entrepot.ledger.entries import Usage
+from entrepot.limits.rate import window_end_ms, window_of
+from entrepot.limits.reserve import Refusal, State, Store, StoreBusy, Want
+from entrepot.projections.prices import cost
+from entrepot.resources.model import Price
+from entrepot.snapshot import Snapshot
+from entrepot.telemetry.metrics import Metrics
+from entrepot.wire import quotas
+from entrepot.wire.usage import BYTES_PER_TOKEN, estimated
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 16_384
+MOST_TOKENS = 1_000_000_000
+EMBEDDED = b";base64,"
+"""In a body that has an image or a sound in it, whose bytes are no text."""
+
+
+class Limiting:
+    """Of one worker. `adopt` takes another snapshot; calls in flight settle by what they reserved."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._snapshot: Snapshot | None = None
+        self._known: dict[tuple[str, str, str], Bounds] = {}
+        self._told: set[tuple[bytes, int]] = set()
+        self._refused: dict[tuple[str, str], int] = {}
+        self._unsettled: list[tuple[list[Want], list[int]]] = []
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        self._snapshot, self._known = snapshot, {}
+
+    def reserve(self, call: Call) -> Error | None:
+        """Take what the call may use, all of it or nothing; sets `call.held` and `call.limit_head`."""
+        bounds = self._bounds(call)
+        prompt, completion = expected(call, bounds)
+        tokens = prompt + completion
+        wants = [*bounds.fixed, *[Want(each.key, each.limit, tokens) for each in bounds.tokens]]
+        price = None
+        if bounds.budgets:
+            price = bounds.price(call.at_ms)
+            most = [Usage(0, completion, prompt, 0, "estimated")]
+            wants += [Want(each.key, each.limit, worth(each, price, most)) for each in bounds.budgets]
+        refusal, states = self._reserve(wants, call.at_ms)
+        if refusal is None:
+            call.held = Held(bounds, wants[bounds.charged :], price, prompt, completion)
+        call.limit_head = head_of(call, bounds, states)
+        if bounds.budgets:
+            call.limit_head += self._soft(call, bounds, states)
+        return None if refusal is None else self._refusal(call, bounds, wants, refusal, states)
+
+    def count(self, call: Call) -> Error | None:
+        """A call that the access policy refuses is a request all the same."""
+        bounds = self._bounds(call)
+        refusal, states = self._reserve(bounds.asked, call.at_ms)
+        return None if refusal is None else self._refusal(call, bounds, bounds.asked, refusal, states)
+
+    def settle(self, call: Call, spent: list[Usage], now_ms: int) -> None:
+        """Exactly once for each call that holds something. `spent` is the usage of the answer and of all other legs."""
+        held = call.held
+        if held is None:
+            return
+        call.held = None
+        bounds, tokens = held.bounds, 0
+        for usage in spent:
+            tokens += usage.prompt + usage.completion
+        used = [0] * bounds.flights + [tokens] * len(bounds.tokens)
+        for each in bounds.budgets:
+            window_ms = each.limit.window_ms
+            if window_of(window_ms, call.at_ms) != window_of(window_ms, now_ms):
+                used.append(0)  # it belongs to the window of its decision, which is over
+            else:
+                used.append(worth(each, held.price, spent))
+        self._settle(held.wants, used, now_ms)
+
+    def _reserve(self, wants: list[Want], now_ms: int) -> tuple[Refusal | None, list[State]]:
+        try:
+            if self._unsettled:
+                self._settle_again(now_ms)
+            return self._store.reserve(wants, now_ms), self._store.states(wants, now_ms)
+        except StoreBusy as busy:
+            raise Error(Code.NOT_READY, "limits cannot be counted now", retry_after_s=1) from busy
+
+    def _settle(self, wants: list[Want], used: list[int], now_ms: int) -> None:
+        try:
+            self._store.settle(wants, used, now_ms)
+        except StoreBusy:
+            self._unsettled.append((wants, used))
+
+    def _settle_again(self, now_ms: int) -> None:
+        waiting, self._unsettled = self._unsettled, []
+        for wants, used in waiting:
+            self._settle(wants, used, now_ms)
+
+    def age(self, now_ms: int) -> None:
+        """Forget what is whole again."""
+        self._settle_again(now_ms)
+        self._store.forget(now_ms)
+        self._told = {told for told in self._told if told[1] > now_ms}
+
+    def report(self, metrics: Metrics) -> None:
+        for labels, number in self._refused.items():
+            metrics.count("entrepot_limited_total", labels, number)
+
+    def _bounds(self, call: Call) -> Bounds:
+        account, deployment, snapshot = call.account, call.deployment, call.snapshot
+        assert account is not None
+        assert deployment is not None
+        if snapshot is not self._snapshot:  # it began before the last change, and needs what it began with
+            return bounds_of(snapshot, account, deployment, call.key_name)
+        key = (account.name, call.key_name, deployment.name)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            found = self._known[key] = bounds_of(snapshot, account, deployment, call.key_name)
+        return found
+
+    def _refusal(self, call: Call, bounds: Bounds, wants: list[Want], refusal: Refusal, states: list[State]) -> Error:
+        bound, want = bounds.all[refusal.which], wants[refusal.which]
+        labels = (bound.scope, bound.kind)
+        self._refused[labels] = self._refused.get(labels, 0) + 1
+        if bound.kind == "budget":
+            return Error(Code.QUOTA_EXHAUSTED, f"the {bound.scope}'s budget is spent")
+        assert call.deployment is not None
+        told = quotas.Exceeded(
+            bound.kind,
+            bound.scope,
+            call.deployment.name,
+            call.deployment.model,
+            limit=bound.limit.amount or bound.limit.burst,
+            remaining=states[refusal.which].remaining,
+            asked=want.units,
+            wait_ms=refusal.wait_ms,
+        )
+        request = call.exchange.request
+        message = quotas.message(told, call.form, call.operation, request.query)
+        if told.retry_after_ms is None:
+            return Error(Code.LIMIT_TOO_SMALL, message)
+        kind = "tokens" if bound.kind == "tokens" else "requests"
+        return Error(Code.RATE_LIMITED, message, subject=kind, retry_after_ms=told.retry_after_ms)
+
+    def _soft(self, call: Call, bounds: Bounds, states: list[State]) -> bytes:
+        """Tell of budgets that are nearly spent: in the answer, and once for each window in the log."""
+        highest = 0
+        first = len(states) - len(bounds.budgets)
+        for index, each in enumerate(bounds.budgets):
+            amount = each.limit.burst
+            used = amount - states[first + index].remaining
+            if used < each.soft:
+                continue
+            highest = max(highest, used * 100 // amount)
+            told = each.key, window_end_ms(each.limit.window_ms, call.at_ms)
+            if told not in self._told:
+                self._told.add(told)
+                assert call.account is not None
+                fields = {"scope": each.scope, "account": call.account.name, "percent": used * 100 // amount}
+                log.warning("a budget is nearly spent", extra={"fields": fields})
+        return b"x-entrepot-budget-used: %d%%\r\n" % highest if highest else b""
+
+
+def expected(call: Call, bounds: Bounds) -> tuple[int, int]:
+    """Tokens of prompt and answer that a call will use at most, about.
+
+    What the call leaves to the model's default never makes it too large for a limit that it would fit by itself.
+    """
+    data, fields = call.exchange.request.body, call.fields
+    prompt = estimated(data) if EMBEDDED in data else -(-len(data) // BYTES_PER_TOKEN)
+    if call.operation == "embeddings":
+        return prompt, 0
+    limit = whole(fields.get("max_completion_tokens"))
+    if limit is None:
+        limit = whole(fields.get("max_tokens"))
+    times = max(whole(fields.get("n")) or 1, whole(fields.get("best_of")) or 1)
+    if limit is not None:
+        return prompt, min(limit * times, MOST_TOKENS)
+    return prompt, max(0, min(bounds.default_tokens * times, bounds.most_tokens - prompt))
+
+
+def whole(value: msgspec.Raw | None) -> int | None:
+    """A number of tokens; None for what is none: the upstream judges it."""
+    if value is None:
+        return None
+    text = bytes(value)
+    return int(text) if text.isdigit() and len(text) < 10 else None
+
+
+def worth(bound: Bound, price: Price | None, spent: list[Usage]) -> int:
+    """In 10^-12 of the budget's currency; nothing for a model without a price in it."""
+    if price is None or price.currency != bound.currency:
+        return 0
+    return sum([cost(price, usage) for usage in spent])
+
+
+def head_of(call: Call, bounds: Bounds, states: list[State]) -> bytes:
+    """The tightest limit of requests, and that of tokens, as they are with this call under way."""
+    requests = tightest(states, 0, bounds.charged)
+    if len(states) <= bounds.charged + bounds.flights:
+        return b""
+    tokens = tightest(states, bounds.charged + bounds.flights, len(bounds.tokens))
+    return quotas.head(
+        call.form,
+        (bounds.all[requests].limit.amount, *states[requests]),
+        (bounds.all[tokens].limit.amount, *states[tokens]),
+    )
+
+
+def tightest(states: list[State], first: int, number: int) -> int:
+    if number == 1:
+        return first
+    return min(range(first, first + number), key=lambda index: states[index].remaining)
