@@ -205,7 +205,7 @@ def test_what_is_in_use_cannot_be_deleted(tmp_path: Path) -> None:
         assert [touched.digest for touched in changes_of(data)[-1][1].resources] == [entries.UNSET] * 2
         await delete(control, subscription_id(SUBSCRIPTION))
         await delete(control, YANGTZE)
-        assert [each.name for each in control.world.organizations] == ["meridian-labs"]
+        assert [each.name for each in control.world.organizations] == ["meridian-labs", "li-lei"]
 
     over(work, tmp_path)
 
@@ -392,8 +392,8 @@ def test_deploying_is_decided_and_written_down(tmp_path: Path) -> None:
         await write(control, yangtze, properties(yangtze, entityType="individual"))
         for operation, deployment in (("deploy", account.deployments[0]), ("subscribe", None)):
             verdict = await control.judge(operation, "127.0.0.1", {}, account, deployment, actor=ADMIN)
-            assert (verdict.permit, verdict.code) == (False, "not_eligible")
-            assert "eligible enterprises" in verdict.reason["en"]
+            assert (verdict.permit, verdict.code) == (False, "cannot_deploy_due_to_local_regulations")
+            assert "only enterprise customers" in verdict.reason["en"]
         held = {
             f"{read.origin}/{read.number}": entries.decode(read.entry)
             for log in folders_of(data / "control" / "ledger")

@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def demo(
+def demo(  # noqa: PLR0913, PLR0917 - one for each option
     once: Annotated[bool, typer.Option("--once", help="End after the walk.")] = False,
     upstream: Annotated[
         Literal["local", "openai", "azure"],
@@ -30,20 +30,26 @@ def demo(
     upstream_model: Annotated[
         str | None, typer.Option(help="What the real API calls the model. [default: gpt-4o-mini]")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port of the gateway; another one if it is taken.")] = 8080,
+    port: Annotated[int, typer.Option(help="Port of the data plane; another one if it is taken.")] = 8080,
+    management_port: Annotated[int, typer.Option(help="Port of the management API, likewise.")] = 8443,
+    data: Annotated[
+        Path | None, typer.Option(help="An empty folder to keep everything in; without, all is removed at the end.")
+    ] = None,
 ) -> None:
-    """Start a real engine and a gateway, and walk through who is served, who is refused, and why."""
+    """Start a real engine and `entrepot serve`, and walk through who is served, who is refused, and why."""
     if find_spec("openai") is None:
         print("the demo drives the stock SDK; run `pip install 'entrepot[demo]'`", file=sys.stderr)
         raise typer.Exit(1)
     import openai
 
-    from entrepot.demo import Choice
-    from entrepot.demo import demo as walk
+    from entrepot.demo.walk import Choice
+    from entrepot.demo.walk import demo as walk
     from entrepot.engine import DEMO_MODEL
 
     log_to_stderr(logging.WARNING)
-    choice = Choice(upstream, model or DEMO_MODEL, upstream_model, port)
+    choice = Choice(
+        upstream, model or DEMO_MODEL, upstream_model, port=port, management_port=management_port, data=data
+    )
     try:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(walk(choice, once=once))

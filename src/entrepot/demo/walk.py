@@ -1,4 +1,4 @@
-"""The walk through the main job, on real inference: a real engine, a real gateway, the stock SDK as the client.
+"""The walk through the main job, on real inference: a real engine, `entrepot serve`, the stock SDK as the client.
 
 It composes what users run and drives it as they would; nothing here is reachable from the gateway.
 """
@@ -6,10 +6,9 @@ It composes what users run and drives it as they would; nothing here is reachabl
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import signal
-import socket
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -26,6 +25,7 @@ import openai
 from rich.console import Console
 
 from entrepot.config import Config
+from entrepot.demo.house import GATEWAY, NOWHERE, SHANGHAI, TOKYO, House, management_walk, serving
 from entrepot.engine import DEMO_MODEL, Engine
 from entrepot.errors import Code, Error
 from entrepot.gateway.admit import judge
@@ -39,26 +39,29 @@ from entrepot.resources.folder import read_world
 from entrepot.snapshot import Compiled, Snapshot, publish_files
 from entrepot.wire.problems import render_status
 
+DEPLOYMENT = "assistant"
 QUESTION = "What is an entrepot?"
 MODEL = "entrepot-tiny"
 BEFORE_MS = int(datetime(2024, 7, 8, 23, 59, 59, tzinfo=UTC).timestamp() * 1_000)
-START_S = 30.0
 RECEIPT_S = 5.0
 
-# Addresses of public networks, registered in the territory that they stand for; nothing is sent to them.
-SHANGHAI = "36.112.0.1"
-TOKYO = "133.242.0.1"
-NOWHERE = "203.0.113.9"  # reserved for documentation (RFC 5737): it is registered nowhere
+ACCOUNTS = {
+    "robotics-ai": "DEMO_ROBOTICS_KEY",
+    "meridian-direct": "DEMO_MERIDIAN_KEY",
+    "li-lei-ai": "DEMO_LI_LEI_KEY",
+}
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What stands behind the gateway: the engine with a model file, or a provider's real API."""
+    """What stands behind the gateway: the engine with a model file, or a provider's real API. `data` is kept."""
 
     upstream: Literal["local", "openai", "azure"] = "local"
     model_file: Path = DEMO_MODEL
     upstream_model: str | None = None
     port: int = 8080
     admin_port: int = 9090
+    management_port: int = 8443
+    data: Path | None = None
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -110,7 +113,7 @@ STEPS = (
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """Everything that the steps need: both data planes' addresses, the keys, and the operator's view of the world."""
+    """Everything that the calls need: both data planes' addresses, the keys, and the operator's view of the world."""
 
     url: str
     admin_url: str
@@ -122,23 +125,38 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 async def demo(choice: Choice, *, once: bool) -> None:
-    """Raises Error when the engine or the gateway cannot start, or when a step does not end as it should."""
+    """Raises Error when the engine or `entrepot serve` cannot start, or when a step does not end as it should."""
     console = Console(highlight=False, soft_wrap=True)
-    keys = {"robotics-ai": f"demo-{secrets.token_hex(16)}", "meridian-direct": f"demo-{secrets.token_hex(16)}"}
-    environ = {"DEMO_ROBOTICS_KEY": keys["robotics-ai"], "DEMO_MERIDIAN_KEY": keys["meridian-direct"]}
-    config = Config.load()
-    config = Config(config.data, {**config.environ, **environ})
-    with tempfile.TemporaryDirectory(prefix="entrepot-demo-") as folder, engine_for(choice, console) as base_url:
-        config = Config(Path(folder) / "data", config.environ)
-        world = write_world(Path(folder), choice, base_url, config)
-        snapshot = Compiled.whole(publish_files(read_world(world), config)).snapshot
-        async with running_gateway(world, config) as urls, data_plane_of(snapshot, BEFORE_MS) as before:
-            console.print(f"[bold]gateway[/]  {urls['data']}   metrics {urls['admin']}/metrics   world {world}\n")
-            stage = Stage(urls["data"], urls["admin"], before, config.data, keys, snapshot, console)
-            receipts = [await walk(stage, number, step) for number, step in enumerate(STEPS, 1)]
-            await prove(stage, next(receipt for receipt in receipts if receipt))
-            if not once:
-                await stay(stage)
+    keys = {account: f"demo-{secrets.token_hex(16)}" for account in ACCOUNTS}
+    environ = {**Config.load().environ, **{ACCOUNTS[account]: key for account, key in keys.items()}}
+    with folder_of(choice) as folder, engine_for(choice, console) as base_url:
+        config = Config(folder / "data", environ)
+        house = House(config, folder / "world", console)
+        write_world(house.world, choice, base_url, config)
+        async with serving(house, (choice.port, choice.admin_port, choice.management_port)) as urls:
+            await management_walk(house, urls["management"])
+            snapshot = Compiled.whole(publish_files(read_world(house.world), config)).snapshot
+            async with data_plane_of(snapshot, BEFORE_MS) as before:
+                gateway = config.data / "gateways" / GATEWAY
+                stage = Stage(urls["data plane"], urls["metrics"], before, gateway, keys, snapshot, console)
+                number = itertools.count(4)
+                receipts = [await walk(stage, next(number), step) for step in STEPS]
+                await prove(stage, next(receipt for receipt in receipts if receipt))
+                if not once:
+                    await stay(stage, house)
+
+
+@contextmanager
+def folder_of(choice: Choice) -> Iterator[Path]:
+    """Where everything is kept: as long as the demo, or for good."""
+    if choice.data is None:
+        with tempfile.TemporaryDirectory(prefix="entrepot-demo-") as folder:
+            yield Path(folder)
+        return
+    choice.data.mkdir(parents=True, exist_ok=True)
+    if any(choice.data.iterdir()):
+        raise Error(Code.BAD_REQUEST, f"`{choice.data}` is not empty; name a folder that is, or none")
+    yield choice.data.resolve()
 
 
 @contextmanager
@@ -153,12 +171,12 @@ def engine_for(choice: Choice, console: Console) -> Iterator[str]:
         yield engine.base_url
 
 
-def write_world(folder: Path, choice: Choice, base_url: str, config: Config) -> Path:
-    """The demo's world with its blanks filled in."""
+def write_world(folder: Path, choice: Choice, base_url: str, config: Config) -> None:
+    """The catalogue and the policy of the demo's world, with the blanks filled in; its clients come later."""
     text = (files("entrepot") / "demo_world" / "world.toml").read_text(encoding="utf-8")
     blanks = {
-        '"LISTEN"': f'"127.0.0.1:{free_port(choice.port)}"',
-        '"ADMIN"': f'"127.0.0.1:{free_port(choice.admin_port)}"',
+        '"LISTEN"': '"127.0.0.1:8080"',
+        '"ADMIN"': '"127.0.0.1:9090"',
         'base_url = "ENGINE"\ncredential = "none"': upstream_lines(choice, base_url, config),
     }
     if choice.upstream != "local":
@@ -167,12 +185,10 @@ def write_world(folder: Path, choice: Choice, base_url: str, config: Config) -> 
         blanks['api = "openai"\n'] = f'api = "{choice.upstream}"\n'
     for blank, filling in blanks.items():
         text = text.replace(blank, filling)
-    world = folder / "world"
-    world.mkdir()
-    (world / "world.toml").write_text(text, encoding="utf-8")
+    folder.mkdir()
+    (folder / "world.toml").write_text(text, encoding="utf-8")
     pack = files("entrepot") / "demo_world" / "demo-cloud.toml"
-    (world / "demo-cloud.toml").write_bytes(pack.read_bytes())
-    return world
+    (folder / pack.name).write_bytes(pack.read_bytes())
 
 
 def upstream_lines(choice: Choice, base_url: str, config: Config) -> str:
@@ -186,39 +202,6 @@ def upstream_lines(choice: Choice, base_url: str, config: Config) -> str:
         return 'base_url = "https://api.openai.com/v1"\ncredential = "env:OPENAI_API_KEY"'
     endpoint = config.environ["AZURE_OPENAI_ENDPOINT"].rstrip("/")
     return f'base_url = "{endpoint}"\ncredential = "env:AZURE_OPENAI_API_KEY"\napi_version = "2024-10-21"'
-
-
-def free_port(wanted: int) -> int:
-    """`wanted` if nobody has it, else one that the kernel chooses."""
-    for port in (wanted, 0):
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(sock.getsockname()[1])
-    raise Error(Code.NOT_READY, "no port is free on 127.0.0.1")
-
-
-@asynccontextmanager
-async def running_gateway(world: Path, config: Config) -> AsyncIterator[dict[str, str]]:
-    """`entrepot gateway` as its own process, as a user starts it. Yields its data and admin URLs."""
-    command = [sys.executable, "-m", "entrepot", "gateway", "--world", str(world), "--data", str(config.data)]
-    process = await asyncio.create_subprocess_exec(
-        *command, env=dict(config.environ), stdout=asyncio.subprocess.PIPE, process_group=0
-    )
-    try:
-        assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), START_S)).decode()
-        if not line.startswith("serving "):
-            raise Error(Code.NOT_READY, "the gateway did not start; its messages are above")
-        urls = [word.rstrip(")") for word in line.split() if word.startswith("http")]
-        yield {"data": urls[0], "admin": urls[1]}
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
 
 
 @asynccontextmanager
@@ -293,7 +276,7 @@ def fetched(url: str) -> bytes | None:
 def verdict(snapshot: Snapshot, step: Step, origin: Origin) -> str:
     """What the operator can see, and the client is not told: the rules that determined the decision."""
     account = snapshot.accounts[step.account]
-    deployment = account.deployments["assistant"]
+    deployment = account.deployments[DEPLOYMENT]
     at_ms = BEFORE_MS if step.before else int(datetime.now(UTC).timestamp() * 1_000)
     decision = judge(snapshot.program, account, deployment, Occasion(at_ms, origin, "chat"))[0]
     at = datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -306,11 +289,11 @@ async def ask(stage: Stage, step: Step) -> tuple[str, str, Mapping[str, str]]:
         completions = client.chat.completions.with_raw_response
         messages: list[Any] = [{"role": "user", "content": QUESTION}]
         if not step.stream:
-            raw = await completions.create(model="assistant", messages=messages, temperature=0, max_tokens=120)
+            raw = await completions.create(model=DEPLOYMENT, messages=messages, temperature=0, max_tokens=120)
             answer = raw.parse().choices[0].message.content or ""
             return raw.headers.get("x-ms-region", ""), answer.strip(), raw.headers
         streamed = await completions.create(
-            model="assistant", messages=messages, temperature=0, max_tokens=120, stream=True
+            model=DEPLOYMENT, messages=messages, temperature=0, max_tokens=120, stream=True
         )
         pieces = [chunk.choices[0].delta.content or "" async for chunk in streamed.parse() if chunk.choices]
         region = f"{streamed.headers.get('x-ms-region', '')} (in {len(pieces)} pieces)"
@@ -327,18 +310,22 @@ def client_for(stage: Stage, step: Step) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=stage.keys[step.account], default_headers=headers)
 
 
-async def stay(stage: Stage) -> None:
+async def stay(stage: Stage, house: House) -> None:
     """Print calls to copy, and serve until Ctrl-C."""
     body = '{"model":"assistant","messages":[{"role":"user","content":"What is a receipt?"}]}'
     out = stage.console
-    out.print("[bold]The gateway keeps serving. Try it:[/]\n")
+    out.print("[bold]Everything keeps running. Try it:[/]\n")
     for account, where, place in (("robotics-ai", SHANGHAI, "served"), ("meridian-direct", SHANGHAI, "refused")):
         out.print(f"# {account} from {where}: {place}")
         out.print(
             f"curl -s {stage.url}/v1/chat/completions -H 'Authorization: Bearer {stage.keys[account]}' \\\n"
             f"  -H 'X-Forwarded-For: {where}' -H 'Content-Type: application/json' -d '{body}'\n"
         )
-    out.print("Edit the world's files and call again: edits are in force within a second. Ctrl-C ends everything.")
+    out.print("# with the stock Azure CLI (pip install azure-cli)")
+    out.print(f'eval "$(entrepot az-setup --data {house.config.data})"')
+    out.print("az cognitiveservices account list -o table\n")
+    out.print(f"# edit {house.world}, then put it into force; who serves and who is served changes within a second")
+    out.print(f"entrepot apply {house.world} --data {house.config.data}\n\nCtrl-C ends everything.")
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):

@@ -1,0 +1,1 @@
+"""`entrepot demo`: the main job, walked through on a running `entrepot serve`."""
