@@ -40,16 +40,25 @@ def options_of(name: str) -> list[tuple[str, str]]:
 
 
 PAGES = {
+    "apply": "cli",
     "az-setup": "configuration",
+    "completion": "cli",
     "control": "configuration",
     "demo": "configuration",
+    "export": "cli",
     "gateway": "configuration",
+    "gateways": "cli",
+    "key": "cli",
     "ledger": "ledger",
+    "org": "cli",
     "policy": "policy",
+    "principal": "cli",
     "receipt": "ledger",
+    "role": "cli",
     "serve": "configuration",
     "sim": "sim",
     "storage": "storage",
+    "upstream": "cli",
     "usage": "usage",
     "world": "world",
 }
@@ -57,7 +66,7 @@ PAGES = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_and_its_options_are_documented(command: str) -> None:
-    text = page(PAGES[command]) + page("configuration")
+    text = page(PAGES[command]) + page("configuration") + page("cli")
     assert f"entrepot {command}" in page("configuration")
     missing = [(own, option) for own, option in options_of(command) if option not in text]
     assert not missing

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from entrepot.gateway.control import ControlSource
 from entrepot.gateway.enrolment import AFRESH, CONTROL
 from entrepot.gateway.own import Own
 from entrepot.gateway.parent import Parent
+from entrepot.gateway.shipping import Shipper
 from entrepot.gateway.source import Source
 from entrepot.gateway.watch import Folder
 from entrepot.resources.problems import WorldInvalid
@@ -30,7 +32,10 @@ app = typer.Typer(add_completion=False)
 World = Annotated[
     Path | None, typer.Option(help="Folder of TOML files that declare everything.", exists=True, file_okay=False)
 ]
-Control = Annotated[str | None, typer.Option(help="Address of the control plane to follow: https://HOST:PORT.")]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(help="Address of the control plane to follow, https://HOST:PORT; again for each other."),
+]
 Enrol = Annotated[
     str | None, typer.Option(help="With --control: the one-time token by which this gateway gets its keys.")
 ]
@@ -53,14 +58,14 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     admin_listen: AdminListen = None,
 ) -> None:
     """Serve a world's folder, or what a control plane publishes. SIGHUP reloads; SIGTERM drains and ends."""
-    if (world is None) is (control is None):
+    if (world is None) is (not control):
         raise typer.BadParameter("give either --world DIR or --control URL")
-    if enrol is not None and control is None:
+    if enrol is not None and not control:
         raise typer.BadParameter("--enrol goes with --control URL")
     log_to_stderr()
     config = Config.load(data)
     own = {name: value for name, value in (("listen", listen), ("admin_listen", admin_listen)) if value is not None}
-    served = str(world or control)
+    served = str(world or ",".join(control or ()))
 
     def ready(data_url: str, admin_url: str) -> None:
         print(f"serving {served} on {data_url} (metrics and readiness on {admin_url})", flush=True)
@@ -71,7 +76,7 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     if world is not None:
         running = parent(Folder(world, config)).run(ready)
     else:
-        running = _follow(str(control), enrol, config.data, lambda source: parent(source).run(ready))
+        running = _follow(control or [], enrol, config.data, lambda source: parent(source).run(ready))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(running)
@@ -86,10 +91,34 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
 
 
 async def _follow(
-    url: str, token: str | None, data: Path, run: Callable[[Source], Coroutine[object, object, None]]
+    urls: Sequence[str], token: str | None, data: Path, run: Callable[[Source], Coroutine[object, object, None]]
 ) -> None:
-    known = await _enrolled(url, token, data)
-    source = ControlSource(known, data, url)
+    known = await _enrolled(urls, token, data)
+    async with _shipping(known, data, urls):
+        await _run(known, data, urls, run)
+
+
+@asynccontextmanager
+async def _shipping(known: enrolment.Enrolled, data: Path, urls: Sequence[str]) -> AsyncIterator[None]:
+    """Meanwhile each control plane gets this gateway's ledger; at the end, what was signed last, if it answers."""
+    shippers = [Shipper(known, data, url) for url in urls]
+    tasks = [asyncio.create_task(shipper.run()) for shipper in shippers]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(shipper.last() for shipper in shippers))
+
+
+async def _run(
+    known: enrolment.Enrolled,
+    data: Path,
+    urls: Sequence[str],
+    run: Callable[[Source], Coroutine[object, object, None]],
+) -> None:
+    source = ControlSource(known, data, urls)
     try:
         await run(source)
     except WorldInvalid as invalid:  # raised before anything is opened
@@ -100,18 +129,18 @@ async def _follow(
             extra={"fields": {"problem": str(invalid)}},
         )
         await source.close()
-        source = ControlSource(known, data, url, fresh=False)
+        source = ControlSource(known, data, urls, fresh=False)
         await run(source)
     finally:
         await source.close()
 
 
-async def _enrolled(url: str, text: str | None, data: Path) -> enrolment.Enrolled:
-    """A token that was used here already is none: the command line of a service may keep it."""
+async def _enrolled(urls: Sequence[str], text: str | None, data: Path) -> enrolment.Enrolled:
+    """A token that was used here already is none: the command line of a service may keep it. The first URL enrols."""
     known = enrolment.enrolled(data)
     token = None if text is None else enrolment.read_token(text)
     if token is not None and (known is None or known.token != token.digest):
-        known = await enrolment.enrol(url, token, data)
+        known = await enrolment.enrol(urls[0], token, data)
         print(f"enrolled as {known.gateway} at {known.url}; what this gateway holds is in {data}", flush=True)
     if known is None:
         raise Error(Code.NOT_READY, f"this gateway is not enrolled, there is no `{data / CONTROL}`: {AFRESH}")

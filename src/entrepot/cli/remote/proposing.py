@@ -12,6 +12,7 @@ import typer
 from entrepot.cli.remote.connection import ACCESS, Address, Authority, Connection, Data, Json, connected, fail
 from entrepot.cli.remote.output import count, print_json, print_table
 from entrepot.policy.shipped import PREFIX
+from entrepot.resources.folder import inside
 
 Packs = Annotated[
     list[str], typer.Argument(metavar="PACK…", help="All packs of the release: files, or `entrepot:NAME`.")
@@ -89,8 +90,9 @@ def put(connection: Connection, properties: Mapping[str, Any]) -> dict[str, Any]
 def _pack(name: str) -> Any:
     if name.startswith(PREFIX):
         return name
+    called = name if inside(name) else Path(name).name
     try:
-        return {"name": name, "text": Path(name).read_text(encoding="utf-8")}
+        return {"name": called, "text": Path(name).read_text(encoding="utf-8")}
     except (OSError, UnicodeDecodeError) as error:
         fail(f"the pack `{name}` cannot be read: {error}; name a file, or a shipped pack such as `{PREFIX}base`", 2)
 
