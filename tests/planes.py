@@ -61,11 +61,12 @@ class Client(httpx.Client):
 class Plane:
     """`url` is the control plane's. `of(name)` is a client that is logged in as that principal."""
 
-    def __init__(self, url: str, tenant: str, control: Control, run: Callable[[Any], Any], verify: Any) -> None:
+    def __init__(self, url: str, tenant: str, app: Any, run: Callable[[Any], Any], verify: Any) -> None:
         self.run = run  # a coroutine, in the control plane's loop
+        self.app = app
         self.url = url
         self.tenant = tenant
-        self.control = control
+        self.control: Control = app.state.control
         self._verify = verify
         self._clients: dict[str, Client] = {}
 
@@ -106,8 +107,9 @@ def _plane(folder: Path, tls: tuple[str, str] | None, ca: Any) -> Iterator[Plane
         control = run(_open(folder, url))
         tenant = run(control.store.instance())
         site = Site(url, "http://127.0.0.1:8080", tenant)
+        served = run(app(control, site))
         config = uvicorn.Config(
-            run(app(control, site)),
+            served,
             log_config=None,
             ws="none",
             timeout_graceful_shutdown=2,
@@ -119,7 +121,7 @@ def _plane(folder: Path, tls: tuple[str, str] | None, ca: Any) -> Iterator[Plane
         while not server.started:
             time.sleep(0.01)
             assert not serving.done(), serving.exception()
-        made = Plane(url, tenant, control, run, ca or True)
+        made = Plane(url, tenant, served, run, ca or True)
         yield made
     finally:
         if made is not None:

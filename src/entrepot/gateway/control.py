@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
@@ -46,15 +46,15 @@ class ControlSource:
     this gateway, signed by the control plane that it enrolled with, and not older than what it has.
     """
 
-    def __init__(self, enrolled: Enrolled, data: Path, url: str | None = None, *, fresh: bool = True) -> None:
-        """`url` is where it is found now, if not where it was. Raises Error for a sealing key that is missing.
+    def __init__(self, enrolled: Enrolled, data: Path, urls: Sequence[str] = (), *, fresh: bool = True) -> None:
+        """`urls` are where it is found now, if not where it was: control planes over one database, asked in turn.
 
-        Not `fresh`: begin with what is on disk without asking first.
+        Not `fresh`: begin with what is on disk without asking first. Raises Error for a sealing key that is missing.
         """
         self.problem: str | None = None
         self._enrolled = enrolled
         self._private = sealing_key(data)
-        self._remote = Remote.pinned(url or enrolled.url, enrolled.ca)
+        self._remotes = [Remote.pinned(url, enrolled.ca) for url in urls or (enrolled.url,)]
         self._kept = Kept(data / SNAPSHOT)
         self._offered: Revision | None = None
         """The newest that was handed on."""
@@ -135,9 +135,15 @@ class ControlSource:
         if self._keeping is not None:
             await asyncio.wait({self._keeping}, timeout=CLOSE_S)
             self._keeping.cancel()
-        await self._remote.close()
+        for remote in self._remotes:
+            await remote.close()
 
     # The control plane
+
+    @property
+    def _remote(self) -> Remote:
+        """The one that is asked now: whichever answered last."""
+        return self._remotes[0]
 
     async def _very_first(self) -> Published:
         """Raises Error when it cannot be had in time; what is refused is not asked for again."""
@@ -250,6 +256,7 @@ class ControlSource:
             problem = f"the control plane at {self._remote.url} does not answer in time"
         else:
             problem = str(error)
+        self._remotes.append(self._remotes.pop(0))
         if problem != self.problem:
             self.problem = problem
             log.warning("the control plane cannot be followed", extra={"fields": {"problem": problem}})

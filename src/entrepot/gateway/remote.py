@@ -59,6 +59,9 @@ class Remote:
     async def post(self, target: str, body: bytes) -> Answer:
         return await self._ask("POST", target, [("content-type", "application/json")], body)
 
+    async def put(self, target: str, fields: list[tuple[str, str]], body: bytes) -> Answer:
+        return await self._ask("PUT", target, fields, body)
+
     async def close(self) -> None:
         await self._pool.close()
 

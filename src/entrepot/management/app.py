@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from entrepot.errors import Code, Error
-from entrepot.management import access, arm, assignments, authority, enrol, graph, principals, publish
+from entrepot.management import access, arm, assignments, authority, enrol, graph, principals, publish, shipping
 from entrepot.management.arm.deleted import purge_due
 from entrepot.management.authority import Authority, Site
 from entrepot.management.authorize import Directory
@@ -43,6 +43,7 @@ async def app(control: Control, site: Site) -> Starlette:
             *authority.routes(),
             *enrol.routes(),
             *publish.routes(),
+            *shipping.routes(),
             *assignments.routes(),
             *principals.routes(),
             *graph.routes(),
@@ -55,6 +56,7 @@ async def app(control: Control, site: Site) -> Starlette:
     )
     made.router.redirect_slashes = False
     made.state.control = control
+    made.state.shipments = shipping.Shipments(control.data)
     made.state.directory = directory
     made.state.authority = found
     made.state.verifier = found.verifier

@@ -91,7 +91,7 @@ class Publisher:
 
     def admit(self, name: str, secret: str) -> Gateway:
         """Raises Error UNAUTHENTICATED unless it is the secret of a gateway that is enrolled."""
-        found = next((each for key, each in self._gateways.items() if key.lower() == name.lower()), None)
+        found = next((each for key, each in self.gateways.items() if key.lower() == name.lower()), None)
         shown = sha256(secret.encode()).digest()
         held = found.secret if found is not None else None
         if not hmac.compare_digest(shown, held or bytes(32)) or held is None or found is None:
@@ -99,7 +99,8 @@ class Publisher:
         return found
 
     @property
-    def _gateways(self) -> Mapping[str, Gateway]:
+    def gateways(self) -> Mapping[str, Gateway]:
+        """By name."""
         return self._world.gateways if self._world is not None else {}
 
     def tell(self, name: str, seen: Seen) -> None:

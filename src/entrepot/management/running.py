@@ -23,7 +23,8 @@ from entrepot.management.changes import ITSELF
 from entrepot.management.control import Control
 from entrepot.management.enrol import make_token
 from entrepot.management.first import GATEWAY, Begun, Place, begin, listen_at
-from entrepot.projections.follower import Follower, sources_in
+from entrepot.management.shipping import followed
+from entrepot.projections.follower import Follower
 from entrepot.resources.ids import access_id
 from entrepot.resources.model import UNKNOWN
 from entrepot.storage import EVERYTHING, MasterKey, Row
@@ -132,8 +133,8 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
 
 @contextlib.asynccontextmanager
 async def _following(control: Control, data: Path) -> AsyncIterator[None]:
-    """Meanwhile the logs of this machine's gateways are read into projections."""
-    follower = Follower(Projected(control.store), lambda: sources_in((data / "gateways").glob("*")))
+    """Meanwhile the logs of gateways, of this machine or shipped to it, are read into projections."""
+    follower = Follower(Projected(control.store), followed(data, control.publisher))
     task = asyncio.create_task(follower.run())
     try:
         yield

@@ -37,11 +37,15 @@ def ref(id: str, name: str) -> str:  # noqa: A002
 
 
 class Gateway(msgspec.Struct, frozen=True):
-    """A gateway's row as publication needs it. `secret` is the SHA-256 of what it shows, None before it enrolled."""
+    """A gateway's row as publication needs it. `secret` is the SHA-256 of what it shows, None before it enrolled.
+
+    `ledger_keys` are the verifier keys of its logs, the first of each name for good.
+    """
 
     given: declared.Gateway
     sealing: bytes | None
     secret: bytes | None
+    ledger_keys: tuple[str, ...] = ()
 
 
 class _Issuer(msgspec.Struct, frozen=True):
@@ -231,7 +235,9 @@ def _listed(row: Row, settings: Row | None, secrets: Mapping[str, bytes], readin
         sealing = b""
     secret = secrets.get(ref(row.id, "secret"))
     given = _gateway(settings, row, reading) or declared.Gateway()
-    return Gateway(given, sealing or None, None if secret is None else bytes.fromhex(secret.decode()))
+    keys = _properties(row).get("ledgerKeys")
+    pinned = tuple(keys) if isinstance(keys, list) else ()
+    return Gateway(given, sealing or None, None if secret is None else bytes.fromhex(secret.decode()), pinned)
 
 
 def _warn_days(settings: Row | None, reading: Reading) -> int:

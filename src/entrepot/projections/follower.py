@@ -33,10 +33,14 @@ log = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
-    """A folder of logs, and the key that those below its name have to be signed with; others there are passed over."""
+    """A folder of logs, and the key that those below its name have to be signed with; others there are passed over.
+
+    A copy that is `shipped` here may be behind what was taken elsewhere; it cannot be cut back, and logs may come late.
+    """
 
     ledger: Path
     key: Key
+    shipped: bool = False
 
     def folders(self) -> list[Path]:
         """Raises OSError."""
@@ -83,15 +87,17 @@ class Follower:
         for source in await asyncio.to_thread(self._sources):
             there = await asyncio.to_thread(source.folders)
             for folder in there:
-                taken += await self._careful(folder, source.key, known)
-            self._look_for_missing(source, {folder.name for folder in there}, known)
+                taken += await self._careful(folder, source, known)
+            if not source.shipped:
+                self._look_for_missing(source, {folder.name for folder in there}, known)
         return taken
 
-    async def _careful(self, folder: Path, key: Key, known: dict[str, Followed]) -> int:
+    async def _careful(self, folder: Path, source: Source, known: dict[str, Followed]) -> int:
         if self._again.get(folder.name, 0.0) > time.monotonic():
             return 0
+        tail = self._tails.setdefault((folder, source.key), Tail(folder, source.key))
         try:
-            taken = await self._log(self._tails.setdefault((folder, key), Tail(folder, key)), known)
+            taken = await self._log(tail, known, behind=source.shipped)
         except (Unproved, OSError, msgspec.DecodeError) as exc:
             self._found(folder.name, str(exc))
             return 0
@@ -110,7 +116,7 @@ class Follower:
             if origin.startswith(f"{source.key.name}/") and name not in there:
                 self._found(name, "it is missing, and was followed before")
 
-    async def _log(self, tail: Tail, known: dict[str, Followed]) -> int:
+    async def _log(self, tail: Tail, known: dict[str, Followed], *, behind: bool) -> int:
         signed = await asyncio.to_thread(tail.signed)
         if signed is None:
             return 0
@@ -119,6 +125,8 @@ class Follower:
         tree.size, tree.edge = at.size, _edge(at)
         if signed.size == at.size and tree.root() == signed.root:
             return 0
+        if behind and signed.size < at.size:
+            return 0  # another control plane over this database has more of it
         hashes = await asyncio.to_thread(tail.prove, at.size, _edge(at), signed)
         for start in range(0, len(hashes), STEP):
             some = hashes[start : start + STEP]

@@ -48,6 +48,7 @@ _ADDED: Final[Mapping[str, Mapping[str, Schema]]] = {
     "gateway": {
         "sealingKey": text("its X25519 key, in base64") | _READ,
         "enrolledAt": text() | _READ,
+        "ledgerKeys": {"type": "array", "items": text("a verifier key of C2SP signed-note")} | _READ,
         "version": text() | _READ,
         "status": {
             "type": "object",

@@ -10,8 +10,8 @@ from entrepot.storage import Row
 if TYPE_CHECKING:
     from entrepot.management.control import Control
 
-# Written by enrolment, never by a request.
-KEPT = frozenset({"sealingKey", "enrolledAt", "version"})
+# Written by enrolment and by shipping, never by a request.
+KEPT = frozenset({"sealingKey", "enrolledAt", "version", "ledgerKeys"})
 STATUS = "status"
 
 
