@@ -76,6 +76,8 @@ def test_a_subscription_is_written_by_the_operators_staff_only(up: Plane) -> Non
     assert code(up.of("north-tenant").put(S, json={"properties": {"channel": "direct"}}))[0] == 403
     takeover = {"operator": "south", "organization": "southwind", "channel": "cloud"}
     assert code(up.of("south-staff").put(S, json={"properties": takeover})) == (404, "SubscriptionNotFound")
+    # Whoever may write both: what is in it would stay the first operator's to see and to manage.
+    assert code(up.of("admin").put(S, json={"properties": takeover})) == (409, "Conflict")
     # Nor can an operator take a contract over, or serve another's organization.
     assert code(up.of("north-staff").put(path, json={"properties": {"operator": "south"}}))[0] in (403, 404)
     stolen = {**contract, "organization": "southwind"}

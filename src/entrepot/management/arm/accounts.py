@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -13,8 +14,9 @@ from starlette.routing import Route
 from entrepot.errors import Error
 from entrepot.management import world
 from entrepot.management.arm import asked, conditions, longrunning, reach, shapes, texts
+from entrepot.management.arm.catalogue import Catalogue
 from entrepot.management.arm.deleted import RETENTION_MS, check_free, purge_due
-from entrepot.management.arm.where import Where, account_at, account_in, subscription_at
+from entrepot.management.arm.where import Where, account_at, account_in, group_of, subscription_at
 from entrepot.management.changes import Change
 from entrepot.management.http import answer, body, paged, peer_of, route
 from entrepot.resources import model as declared
@@ -64,23 +66,23 @@ async def put(request: Request) -> Response:
     name: str = request.path_params["account"]
     id_ = account_in(group.id, name)
     given = await body(request)
-    held = await where.control.store.get(where.caller.tenancy, id_)
     if asked.restores(given):
         return await _restore(request, where, given, id_)
-    fresh = asked.account(given, held.body if held is not None else None, name, id_)
-    catalogue = await reach.catalogue(where.control.store)
-    place = catalogue.location(fresh["location"])
-    if place is None:
-        raise texts.location_unknown(fresh["location"], texts.ACCOUNTS, catalogue.regions)
-    fresh["location"] = place
-    if held is not None:
-        if held.body["location"] != place:
-            raise texts.account_moved(name, group.name, held.body["location"], place)
-        return await _replace(request, where, held, fresh)
-    conditions.if_match(request, held)
+    if await where.control.store.get(where.caller.tenancy, id_) is not None:
+        return await _rewrite(request, where, id_, lambda held: asked.account(given, held.body, held.name, held.id))
+    fresh = asked.account(given, None, name, id_)
+    fresh["location"] = _place(await reach.catalogue(where.control.store), fresh)
+    conditions.if_match(request, None)
     await _check_gone(where, id_)
     await _subscribed(request, where, group, fresh, name)
     return await _create(request, where, id_, fresh)
+
+
+def _place(catalogue: Catalogue, fresh: Mapping[str, Any]) -> str:
+    place = catalogue.location(fresh["location"])
+    if place is None:
+        raise texts.location_unknown(fresh["location"], texts.ACCOUNTS, catalogue.regions)
+    return place
 
 
 async def _check_gone(where: Where, id_: str) -> None:
@@ -119,10 +121,22 @@ async def _create(request: Request, where: Where, id_: str, fresh: dict[str, Any
     return _written(request, where, change, row, 201)
 
 
-async def _replace(request: Request, where: Where, held: Row, fresh: dict[str, Any]) -> Response:
-    match = conditions.if_match(request, held)
-    conditions.if_none_match(request, held)
+async def _rewrite(request: Request, where: Where, id_: str, make: Callable[[Row], dict[str, Any]]) -> Response:
+    """`make` gives the body that replaces the account's.
+
+    INVARIANT: it is made of the account as it is in the change. What the operator wrote since the request was first
+    looked at, a suspension above all, would else be written over with what was there before.
+    """
     async with where.control.change(where.caller.actor, f"{texts.ACCOUNTS}/write") as change:
+        held = await change.get(where.caller.tenancy, id_)
+        if held is None:
+            raise texts.resource_missing(texts.ACCOUNTS, id_.rpartition("/")[2], id_.split("/")[4])
+        match = conditions.if_match(request, held)
+        conditions.if_none_match(request, held)
+        fresh = make(held)
+        fresh["location"] = _place(await reach.catalogue(change), fresh)
+        if fresh["location"] != held.body["location"]:
+            raise texts.account_moved(held.name, group_of(held), held.body["location"], fresh["location"])
         row = await _put(change, where, held.id, fresh, match, new=False)
     return _written(request, where, change, row, 200)
 
@@ -147,7 +161,7 @@ async def _restore(request: Request, where: Where, given: dict[str, Any], id_: s
         catalogue = await reach.catalogue(change)
         place = catalogue.location(str(given.get("location") or gone.body["location"]))
         if place != gone.body["location"]:
-            raise texts.account_moved(gone.name, id_.split("/")[4], gone.body["location"], str(given["location"]))
+            raise texts.account_moved(gone.name, group_of(gone), gone.body["location"], str(given["location"]))
         await change.recover(gone.id)
         row = await change.get(where.caller.tenancy, id_)
         assert row is not None
@@ -157,21 +171,9 @@ async def _restore(request: Request, where: Where, given: dict[str, Any], id_: s
 async def patch(request: Request) -> Response:
     where = await account_at(request, f"{texts.ACCOUNTS}/write")
     where.writable()
-    group, name = request.path_params["group"], request.path_params["account"]
-    id_ = (await where.account(group, name)).id
+    id_ = (await where.account(request.path_params["group"], request.path_params["account"])).id
     given = await body(request, optional=True)
-    async with where.control.change(where.caller.actor, f"{texts.ACCOUNTS}/write") as change:
-        held = await change.get(where.caller.tenancy, id_)  # merged with what is there now, not when we first looked
-        if held is None:
-            raise texts.resource_missing(texts.ACCOUNTS, name, group)
-        fresh = asked.account_update(given, held.body, held.name, held.id)
-        catalogue = await reach.catalogue(change)
-        if catalogue.location(fresh["location"]) != held.body["location"]:
-            raise texts.account_moved(name, group, held.body["location"], fresh["location"])
-        fresh["location"] = held.body["location"]
-        match = conditions.if_match(request, held)
-        row = await _put(change, where, held.id, fresh, match, new=False)
-    return _written(request, where, change, row, 200)
+    return await _rewrite(request, where, id_, lambda held: asked.account_update(given, held.body, held.name, held.id))
 
 
 async def delete(request: Request) -> Response:

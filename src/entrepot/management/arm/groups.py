@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -63,34 +65,41 @@ async def head(request: Request) -> Response:
 async def put(request: Request) -> Response:
     where = await group_at(request, f"{GROUPS}/write")
     where.writable()
-    name: str = request.path_params["group"]
-    held = await where.control.store.get(where.caller.tenancy, where.group_id(name))
-    fresh = asked.group(await body(request), held.body if held is not None else None, name)
-    catalogue = await reach.catalogue(where.control.store)
-    place = catalogue.location(fresh["location"])
-    if place is None:
-        raise texts.location_unknown(fresh["location"], "resource group", catalogue.regions)
-    if held is not None and held.body["location"] != place:
-        raise texts.group_moved(place, held.body["location"])
-    return await _write(request, where, held, {**fresh, "location": place})
+    name, given = request.path_params["group"], await body(request)
+    return await _write(request, where, lambda held: asked.group(given, held.body if held is not None else None, name))
 
 
 async def patch(request: Request) -> Response:
     where = await group_at(request, f"{GROUPS}/write")
     where.writable()
-    name: str = request.path_params["group"]
-    held = await where.group(name)
-    given = await body(request)
-    fresh = asked.group({**held.body, **given, "location": held.body["location"]}, held.body, name)
-    return await _write(request, where, held, fresh)
+    name, given = request.path_params["group"], await body(request)
+
+    def merged(held: Row | None) -> dict[str, Any]:
+        if held is None:
+            raise texts.group_missing(name)
+        return asked.group({**held.body, **given, "location": held.body["location"]}, held.body, name)
+
+    return await _write(request, where, merged)
 
 
-async def _write(request: Request, where: Where, held: Row | None, fresh: dict[str, object]) -> Response:
-    match, new = conditions.if_match(request, held), conditions.if_none_match(request, held)
-    id_ = held.id if held is not None else where.group_id(request.path_params["group"])
+async def _write(request: Request, where: Where, make: Callable[[Row | None], dict[str, Any]]) -> Response:
+    """`make` gives the body that takes the place of what is there in the change, not when we first looked."""
     async with where.control.change(where.caller.actor, f"{GROUPS}/write") as change:
+        held = await change.get(where.caller.tenancy, where.group_id(request.path_params["group"]))
+        match, new = conditions.if_match(request, held), conditions.if_none_match(request, held)
+        fresh = make(held)
+        catalogue = await reach.catalogue(change)
+        place = catalogue.location(fresh["location"])
+        if place is None:
+            raise texts.location_unknown(fresh["location"], "resource group", catalogue.regions)
+        if held is not None and held.body["location"] != place:
+            raise texts.group_moved(place, held.body["location"])
         draft = change.draft(
-            id_, "resourceGroup", fresh, operator=where.operator, subscription=where.subscription.subscription
+            held.id if held is not None else where.group_id(request.path_params["group"]),
+            "resourceGroup",
+            {**fresh, "location": place},
+            operator=where.operator,
+            subscription=where.subscription.subscription,
         )
         row = await change.put(draft, if_match=match, if_none_match=new)
     return answer(shapes.group(row), 200 if held is not None else 201, {"etag": conditions.etag(row)})

@@ -13,10 +13,10 @@ from entrepot.management.arm import conditions, reach, shapes, texts
 from entrepot.management.arm.fields import Fields, shown
 from entrepot.management.arm.where import GUID, subscription_at
 from entrepot.management.authorize import Caller, caller, chain_from, may, require
-from entrepot.management.control import Control
+from entrepot.management.changes import Change
 from entrepot.management.http import answer, body, control_of, paged, route
 from entrepot.resources.model import Channel
-from entrepot.storage import EVERYTHING, Row
+from entrepot.storage import EVERYTHING, Row, Store
 
 WRITE = "Entrepot.Access/subscriptions/write"
 STATES = ("Enabled", "Disabled", "Warned", "PastDue", "Deleted")
@@ -57,24 +57,24 @@ async def put(request: Request) -> Response:
     if not GUID.fullmatch(given):
         raise texts.subscription_malformed(given)
     id_ = f"/subscriptions/{given.lower()}"
-    held = await control.store.get(EVERYTHING, id_)
-    if held is not None:
-        await _check_own(control, asking, held)
     asked = await body(request)
-    properties = _properties(asked, held)
-    require(asking, WRITE, chain_from(id_, properties["operator"]))
-    await _check_parties(control, asking, properties)
     fields = Fields()
     tags = fields.tags(asked)
     fields.finish()
-    before: dict[str, Any] = held.body if held is not None else {}
-    kept = {**before, "tags": before.get("tags", {}) if tags is None else tags, "properties": properties}
-    match, new = conditions.if_match(request, held), conditions.if_none_match(request, held)
     async with control.change(asking.actor, WRITE) as change:
+        held = await change.get(EVERYTHING, id_)
+        if held is not None:
+            await _check_own(change, asking, held)
+        properties = _properties(asked, held)
+        require(asking, WRITE, chain_from(id_, properties["operator"]))
+        await _check_parties(change, asking, properties, held)
+        before: dict[str, Any] = held.body if held is not None else {}
+        kept = {**before, "tags": before.get("tags", {}) if tags is None else tags, "properties": properties}
+        match, new = conditions.if_match(request, held), conditions.if_none_match(request, held)
         draft = change.draft(
             id_, "subscription", kept, operator=properties["operator"].lower(), subscription=given.lower()
         )
-        row = await change.put(draft, if_match=match, if_none_match=new or held is None)
+        row = await change.put(draft, if_match=match, if_none_match=new)
     return answer(
         shapes.subscription(row, _tenant(request)), 200 if held is not None else 201, {"etag": conditions.etag(row)}
     )
@@ -84,7 +84,7 @@ async def delete(request: Request) -> Response:
     """By the operator's staff, once nothing is in it: neither a group nor a soft-deleted account."""
     where = await subscription_at(request)
     held = where.subscription
-    await _check_own(where.control, where.caller, held)
+    await _check_own(where.control.store, where.caller, held)
     match = conditions.if_match(request, held)
     async with where.control.change(where.caller.actor, "Entrepot.Access/subscriptions/delete") as change:
         for kind, gone in (("resourceGroup", False), ("account", True)):
@@ -95,9 +95,9 @@ async def delete(request: Request) -> Response:
     return answer(None, 200)
 
 
-async def _check_own(control: Control, asking: Caller, held: Row) -> None:
+async def _check_own(source: Store | Change, asking: Caller, held: Row) -> None:
     """Raises Error: 404 for another operator's subscription, 403 for the tenant's own."""
-    if await control.store.get(asking.tenancy, held.id) is None:
+    if await source.get(asking.tenancy, held.id) is None:
         raise texts.subscription_missing(held.name)
     if not may(asking, WRITE, chain_from(held.id, held.operator)):
         raise texts.not_authorised(asking.actor.name, asking.actor.principal, WRITE, held.id)
@@ -130,10 +130,16 @@ def _properties(asked: dict[str, Any], held: Row | None) -> dict[str, Any]:
     return found
 
 
-async def _check_parties(control: Control, asking: Caller, properties: dict[str, Any]) -> None:
-    """Raises Error unless the operator is there and the organization stands in its book."""
+async def _check_parties(change: Change, asking: Caller, properties: dict[str, Any], held: Row | None) -> None:
+    """Raises Error unless the operator is there, stays who it was, and has the organization in its book.
+
+    What is in a subscription is its operator's to see and to manage, so it is not handed on with all that is in it.
+    """
+    if held is not None and (held.operator or "") != properties["operator"].lower():
+        told = "a subscription stays with the operator that contracted it; the other one makes one of its own"
+        raise Error(Code.CONFLICT, told, name="Conflict", param="properties.operator")
     organization = properties["organization"]
-    row = await control.store.get(asking.tenancy, f"/providers/Entrepot.Access/organizations/{organization}")
+    row = await change.get(asking.tenancy, f"/providers/Entrepot.Access/organizations/{organization}")
     if row is None or (row.operator or "").lower() != properties["operator"].lower():
         raise Error(
             Code.BAD_REQUEST,

@@ -1,0 +1,83 @@
+"""Requests that cross: what one read before another's change was made never undoes that change."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from entrepot.management.changes import ITSELF
+from entrepot.storage import EVERYTHING
+from planes import NORTH, Plane, plane
+
+S = f"/subscriptions/{NORTH}"
+BODY: dict[str, Any] = {"location": "swedencentral", "kind": "OpenAI", "sku": {"name": "S0"}, "properties": {}}
+Ask = Callable[[], httpx.Response]
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    with plane(tmp_path_factory.mktemp("plane")) as found:
+        yield found
+
+
+def crossed(up: Plane, resource: str, changed: dict[str, Any], ask: Ask) -> httpx.Response:
+    """The answer to `ask`, which has read the resource when its properties change and writes after that."""
+    begun, answers = threading.Event(), list[httpx.Response]()
+    thread = threading.Thread(target=lambda: answers.append(ask()))
+
+    async def change() -> None:
+        async with up.control.change(ITSELF, "test/crossing") as made:
+            begun.set()
+            while not up.control._turn._waiters:
+                await asyncio.sleep(0.01)
+            row = await made.get(EVERYTHING, resource)
+            assert row is not None
+            body = {**row.body, "properties": {**row.body["properties"], **changed}}
+            await made.put(made.draft(row.id, row.kind, body, operator=row.operator, subscription=row.subscription))
+
+    first = threading.Thread(target=lambda: up.run(change()))
+    first.start()
+    assert begun.wait(30)
+    thread.start()
+    for each in (first, thread):
+        each.join(30)
+    return answers[0]
+
+
+def test_no_write_that_was_on_its_way_lifts_a_suspension(up: Plane) -> None:
+    tenant = up.of("north-tenant")
+    group = f"{S}/resourceGroups/g-{uuid4().hex[:8]}"
+    assert tenant.put(group, json={"location": "swedencentral"}).status_code == 201
+    account = f"{group}/providers/Microsoft.CognitiveServices/accounts/acc-{uuid4().hex[:8]}"
+    assert tenant.put(account, json=BODY).status_code == 201
+    for state, ask in (
+        ("suspended", lambda: tenant.put(account, json=BODY)),
+        ("active", lambda: tenant.put(account, json=BODY)),
+        ("suspended", lambda: tenant.patch(account, json={"tags": {"a": "b"}})),
+    ):
+        answer = crossed(up, account, {"state": state}, ask)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["properties"]["state"] == state
+        assert up.control.snapshot.accounts[account.rpartition("/")[2]].given.state == state
+
+
+def test_no_write_that_was_on_its_way_undoes_what_became_of_a_contract(up: Plane) -> None:
+    staff = up.of("north-staff")
+    answer = crossed(up, S, {"quotaId": "another"}, lambda: staff.put(S, json={"tags": {"a": "b"}}))
+    assert (answer.status_code, answer.json()["tags"]) == (200, {"a": "b"})
+    assert answer.json()["properties"]["quotaId"] == "another"
+
+
+def test_no_write_that_was_on_its_way_undoes_what_became_of_a_group(up: Plane) -> None:
+    tenant = up.of("north-tenant")
+    group = f"{S}/resourceGroups/g-{uuid4().hex[:8]}"
+    assert tenant.put(group, json={"location": "swedencentral"}).status_code == 201
+    answer = crossed(up, group, {"kept": "this"}, lambda: tenant.patch(group, json={"tags": {"a": "b"}}))
+    assert (answer.status_code, answer.json()["tags"]) == (200, {"a": "b"})
+    assert answer.json()["properties"]["kept"] == "this"
