@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the tests need beside .venv: the older generation of the Python SDK and the Azure CLI in environments of their own,
-# the SDKs for Node, and the servers of PostgreSQL and Redis, of which tests start private ones. `make test` calls it; it does nothing
-# when everything is in place.
+# the SDKs for Node, and the servers of PostgreSQL and Redis, of which tests start private ones. `make test` calls it; it
+# does nothing when everything is in place.
 set -eu
 cd "$(dirname "$0")/../.."
 
