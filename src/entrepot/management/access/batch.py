@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from entrepot.errors import Detail, Error
+from entrepot.errors import Code, Detail, Error
 from entrepot.management import http
 from entrepot.management.access.collections import ROOT
 from entrepot.management.access.envelope import invalid
@@ -94,7 +94,7 @@ def _routed(request: Request, at: int, each: Mapping[str, Any]) -> tuple[Route, 
         matched, more = route.matches(scope)
         if matched is Match.FULL and isinstance(route, Route):
             return route, Request({**scope, **more}, _body(each.get("body", {})))
-    raise invalid([Detail("InvalidProperty", f"there is nothing at `{path[:200]}`", f"requests[{at}].path")])
+    raise Error(Code.NOT_FOUND, f"there is nothing at `{path[:200]}`", name="ResourceNotFound", param=f"requests[{at}]")
 
 
 def _body(value: Mapping[str, Any]) -> Any:
