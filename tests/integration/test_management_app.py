@@ -103,6 +103,15 @@ def test_paths_that_could_be_read_in_two_ways(up: Plane, admin: httpx.Client, pa
     assert (status, error["code"]) == (400, "BadRequest")
 
 
+def test_letters_that_only_look_alike_are_others(admin: httpx.Client) -> None:
+    for path in (
+        "/providers/Entrepot.Acce\u017fs/regions",
+        "/providers/Entrepot.Access/propo\u017fals",
+        "/\u017fubscriptions",
+    ):
+        assert admin.get(path).status_code == 404
+
+
 def test_a_path_that_is_too_long(up: Plane, admin: httpx.Client) -> None:
     status, _ = raw(up, admin, f"{PRINCIPAL}/{'x' * 9_000}{QUERY}")
     assert status == 414
@@ -171,6 +180,13 @@ def test_pages(admin: httpx.Client) -> None:
         found += [role["name"] for role in page["value"]]
         link = page.get("nextLink")
     assert found == everything
+    # Whatever a client's own parameters are called, and whatever the path holds.
+    odd = admin.get("/Subscriptions/11111111-0000-4000-8000-000000000001/locations?self=1&$top=1&api-version=1").json()
+    assert "self=1" in odd["nextLink"]
+    place = "/subscriptions/11111111-0000-4000-8000-000000000001/providers/Microsoft.CognitiveServices/locations"
+    link = admin.get(f"{place}/Sweden%20Central/models?$top=1&api-version=1").json()["nextLink"]
+    assert "/Sweden%20Central/" in link
+    assert admin.get(link).json()["value"]
     for query in ("$top=x", "$top=-1", "$skipToken=1e3", "$top=" + "9" * 50):
         assert admin.get(path + f"?api-version=1&{query}").status_code == 400
 

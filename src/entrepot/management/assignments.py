@@ -39,7 +39,8 @@ _READ = "Microsoft.Authorization/roleAssignments/read"
 _WRITE = "Microsoft.Authorization/roleAssignments/write"
 _DELETE = "Microsoft.Authorization/roleAssignments/delete"
 _PATH = "/providers/Microsoft.Authorization"
-_EQUALS = re.compile(r"(\w+)\s+eq\s+'((?:[^']|'')*)'|(assignedTo|atScope)\(\s*(?:'([^']*)')?\s*\)", re.IGNORECASE)
+# No word is begun in its middle, and no space can belong to two repetitions: what fits nothing costs one look, not n².
+_EQUALS = re.compile(r"\b(\w+)\s+eq\s+'((?:[^']|'')*)'|\b(assignedTo|atScope)\(\s*(?:'([^']*)'\s*)?\)", re.IGNORECASE)
 
 
 def routes() -> list[Route]:

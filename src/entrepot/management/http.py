@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlencode
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -27,6 +28,7 @@ BODY_BYTES = 4 * 1024 * 1024
 DEPTH = 64
 PAGE = 1_000
 API_VERSION = "api-version"
+_IN_PATHS = "/:@!$&'()*+,;=~"  # what needs no encoding there (RFC 3986 §3.3)
 _VERSIONED = ("/subscriptions", "/providers", "/tenants")
 
 
@@ -35,7 +37,8 @@ class AnyCase(Route):
 
     def __init__(self, method: str, path: str, handler: Handler, *, public: bool) -> None:
         super().__init__(path, endpoint=handler if public else _authenticated(handler), methods=[method])
-        self.path_regex = re.compile(self.path_regex.pattern, re.IGNORECASE)
+        # Without regard to the case of ASCII's letters only: the long s (U+017F) is an `s` to no other comparison here.
+        self.path_regex = re.compile(self.path_regex.pattern, re.IGNORECASE | re.ASCII)
         self.public = public
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +140,8 @@ def paged(request: Request, rows: Sequence[T], render: Callable[[T], Any]) -> Re
     link = None
     if end < len(rows):
         kept = [(key, value) for key, value in request.query_params.multi_items() if key.lower() != "$skiptoken"]
-        link = str(request.url.replace_query_params(**dict(kept), **{"$skipToken": str(end)}))
+        path = quote(request.url.path, safe=_IN_PATHS)
+        link = str(request.url.replace(path=path, query=urlencode([*kept, ("$skipToken", str(end))])))
     return answer(arm.page([render(row) for row in rows[begin:end]], link))
 
 
