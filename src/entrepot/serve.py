@@ -73,10 +73,11 @@ class Child:
         return task
 
     def stop(self) -> None:
-        """Let it end in good order."""
-        self._stopping = True
-        self._ended.set()
-        self._signal(signal.SIGTERM)
+        """Let it end in good order. Told once: a second signal would end it at once."""
+        if not self._stopping:
+            self._stopping = True
+            self._ended.set()
+            self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it and what it started, at once."""

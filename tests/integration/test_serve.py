@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from entrepot.cli.az_setup import Told, script
+from entrepot.serve import Child
 from servings import arguments, children, gone, manage, serving, until
 
 
@@ -75,6 +77,33 @@ def manage_when_up(data: Path, url: str) -> httpx.Client:
             return None
 
     return until(look, "an answer")
+
+
+COUNTS = """
+import pathlib, signal, sys, time
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+print("ready", flush=True)
+while not told:
+    time.sleep(0.01)
+time.sleep(0.5)
+pathlib.Path(sys.argv[1]).write_text(str(len(told)))
+"""
+
+
+def test_a_child_is_told_once_to_end(tmp_path: Path) -> None:
+    """`entrepot control` takes a second signal for a wish to end at once."""
+
+    async def run() -> None:
+        child = Child("child", lambda: [sys.executable, "-c", COUNTS, str(tmp_path / "count")], os.environ)
+        task = await child.start("ready")
+        child.stop()
+        await asyncio.sleep(0.2)
+        child.stop()
+        await task
+
+    asyncio.run(run())
+    assert (tmp_path / "count").read_text() == "1"
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
