@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import shutil
+import sqlite3
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -13,6 +15,9 @@ import typer
 
 from entrepot.config import Config
 from entrepot.errors import Code, Error
+from entrepot.ledger.copied import copy_ledger
+from entrepot.ledger.verify import Unproved
+from entrepot.storage.backup import copy_sqlite
 from entrepot.storage.master import VARIABLE, MasterKey
 from entrepot.storage.rotation import restored, rotate, rotate_file
 
@@ -57,6 +62,45 @@ def after_restore(data: Data = None, database: Database = None, master_key_comma
     config = Config.load(data)
     epoch = _done(lambda: restored(_database(config, database), _key(config, master_key_command)))
     print(f"epoch {epoch} begins; start the control plane")
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
+    data: Data = None,
+    private: Annotated[bool, typer.Option(help="With the ledgers' personal data.")] = False,
+) -> None:
+    """Copy a control plane's folder while it runs: the database, certificates, and the ledgers, which are verified.
+
+    Not the master key, which belongs elsewhere. A PostgreSQL database is backed up with PostgreSQL's own means, before.
+    """
+    folder = Config.load(data).data
+    try:
+        entries = _backup(_there(folder), target, private=private)
+    except (Error, Unproved, OSError, ValueError, sqlite3.Error) as error:
+        print(f"nothing was backed up: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{target}: certificates, {entries} entries of ledgers, verified; keep the master key apart from it")
+
+
+def _backup(data: Path, target: Path, *, private: bool) -> int:
+    if target.exists():
+        raise Error(Code.BAD_REQUEST, f"`{target}` is there already")
+    draft = target.with_name(f".{target.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True, mode=0o700)
+    try:
+        if (data / "control.db").exists():
+            # First: what it says is in the ledger is there when the ledger is copied.
+            copy_sqlite(data / "control.db", draft / "control.db")
+        shutil.copytree(data / "ca", draft / "ca")
+        entries = 0
+        for each in (data / "control", *sorted((data / "gateways").glob("*"))):
+            entries += copy_ledger(each, draft / each.relative_to(data), private=private)
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return entries
 
 
 async def _rotate(config: Config, database: str | None, commands: tuple[str | None, str | None]) -> int:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -34,6 +35,8 @@ from entrepot.ledger.verify import (
 
 POLL_S: Final = 1.0
 UNWANTED_S: Final = 30.0
+AGAIN_S: Final = 10.0
+"""How old what it said of itself may be: it may have been restored from a backup."""
 LAST_S: Final = 3.0
 RETRY_LAST_S: Final = 30.0
 PIECE: Final = 1 << 20
@@ -80,6 +83,7 @@ class Shipper:
         self._remote = Remote.pinned(url, enrolled.ca)
         self._fields = [("authorization", f"Bearer {enrolled.secret}"), ("x-entrepot-gateway", enrolled.gateway)]
         self._state: _State | None = None
+        self._asked_s = 0.0
         self._done: dict[str, Checkpoint] = {}
         self._listed = b""
         self._shown: set[str] = set()
@@ -118,10 +122,11 @@ class Shipper:
     async def ship(self) -> float:
         """All that is signed now. How long to wait for more. Raises Error, Fault, OSError, Unproved."""
         state = self._state
-        if state is None:
+        if state is None or time.monotonic() > self._asked_s + AGAIN_S:
             self._done.clear()
             self._listed, self._shown = b"", set()
             state = self._state = await self._asked()
+            self._asked_s = time.monotonic()
             self._shown.update(state.keys)
         if not state.ship:
             self.behind = 0
