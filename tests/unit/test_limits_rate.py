@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrepot.limits.rate import (
@@ -82,6 +82,7 @@ def stores(folder: Path) -> list[Store]:
     return [Memory(), Table(folder / "limits", 1, 3, slots=64)]
 
 
+@settings(deadline=None)
 @given(LIMITS, CALLS)
 def test_every_store_admits_what_the_slow_model_admits(
     tmp_path_factory: pytest.TempPathFactory, limit: Limit, calls: list[tuple[int, int, int, int]]
@@ -182,3 +183,20 @@ def test_memory_forgets_what_is_empty_again() -> None:
     assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000 - 600
     store.forget(600)
     assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000
+
+
+def test_a_process_puts_its_own_part_of_a_window_right(tmp_path: Path) -> None:
+    limit = budget(1_000)
+    mine, other = (Table(tmp_path / "limits", number, 2, slots=64) for number in range(2))
+    for store, used in ((mine, 100), (other, 300)):
+        store.reserve([Want(KEY, limit, used)], 0)
+        store.settle([Want(KEY, limit, used)], [used], 0)
+    assert mine.restore(KEY, limit, 150, 1) == 100
+    assert other.states([Want(KEY, limit, 0)], 1)[0].remaining == 1_000 - 450
+    assert mine.restore(KEY, limit, 0, DAY_MS) == 0, "nobody has used anything of a new day"
+    assert other.states([Want(KEY, limit, 0)], DAY_MS)[0].remaining == 1_000
+    memory = Memory()
+    memory.restore(KEY, limit, 150, 1)
+    assert memory.states([Want(KEY, limit, 0)], 1)[0].remaining == 850
+    for store in (mine, other):
+        store.close()

@@ -67,6 +67,7 @@ class Records:
                 origin=self._origin(origin),
                 release=self._release,
                 request=call.id,
+                reserved=reserved(call),
                 revision=self._revision,
             )
         )
@@ -114,6 +115,13 @@ def remember(memory: dict[Keyed, Part], key: Keyed, part: Part) -> Part:
         memory.clear()
     memory[key] = part
     return part
+
+
+def reserved(call: Call) -> entries.Reserved | msgspec.UnsetType:
+    held = call.held
+    if held is None or not held.bounds.budgets:
+        return UNSET
+    return entries.Reserved(held.completion, held.prompt)
 
 
 def numbered_owners(account: Account) -> tuple[entries.Owner, ...]:

@@ -16,13 +16,15 @@ from pathlib import Path
 import uvloop
 
 from entrepot.config import Config
+from entrepot.gateway.budgets import Budgets
 from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Part, Rejected, Status
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.retired import Retired
-from entrepot.gateway.serve import Gateway
+from entrepot.gateway.serve import Gateway, wall_clock_ms
 from entrepot.gateway.stores import store_for
 from entrepot.gateway.tls import load_certificate, pair_mark, server_tls
 from entrepot.http1.server import Server
+from entrepot.ledger.entries import Degraded, encode
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.ledger import Ledger
 from entrepot.resources.model import Tls
@@ -33,7 +35,7 @@ from entrepot.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-AGE_S = 60.0  # how often the age of the geographic edition is judged
+AGE_S = 60.0  # how often what grows old is looked at
 SWITCH_S = 0.0005  # how long calls wait for the interpreter while a snapshot is compiled beside them
 
 
@@ -49,6 +51,7 @@ class Worker:
         self._config = config
         self._gateway: Gateway | None = None
         self._ledger: Ledger | None = None
+        self._budgets: Budgets | None = None
         self._server: Server | None = None
         self._tls: ssl.SSLContext | None = None
         self._certified: object = None
@@ -100,6 +103,11 @@ class Worker:
             await asyncio.sleep(AGE_S)
             if self._gateway is not None:
                 self._gateway.age()
+            if self._budgets is not None:
+                try:
+                    await asyncio.to_thread(self._budgets.advance, wall_clock_ms())
+                except (OSError, ValueError) as error:  # the next start reads more
+                    log.warning("what was spent is not kept", extra={"fields": {"problem": str(error)}})
 
     async def _load(self, message: Load, parts: list[bytes]) -> None:
         before = self._compiled
@@ -112,6 +120,7 @@ class Worker:
                 return
             if self._ledger is None:
                 await self._open_ledger(compiled.snapshot.gateway.log_name)
+            await self._restore(compiled.snapshot)
             await self._serve(compiled.snapshot)
         except (WorldInvalid, LedgerRefused, OSError, ValueError) as error:
             await self._channel.send(Rejected(message.revision, str(error)))
@@ -130,7 +139,19 @@ class Worker:
         log_name = f"{name}/w{self._number}"
         self._ledger = await asyncio.to_thread(Ledger.open, self._config.data, key_name=name, name=log_name)
         self._ledger.start()
-        self._gateway = Gateway(self._ledger, limits=store_for(self._config.data, self._number, self._workers))
+        store = store_for(self._config.data, self._number, self._workers)
+        self._budgets = Budgets(self._config.data, log_name, store)
+        self._gateway = Gateway(self._ledger, limits=store)
+
+    async def _restore(self, snapshot: Snapshot) -> None:
+        """Budgets that are new here begin with what the ledger says was spent; where that was otherwise, it is told."""
+        assert self._budgets is not None
+        assert self._ledger is not None
+        now_ms = wall_clock_ms()
+        spent = await asyncio.to_thread(self._budgets.spent, snapshot, now_ms)
+        for told in self._budgets.restore(spent, now_ms) if spent is not None else ():
+            log.warning("a budget is put right by the ledger", extra={"fields": {"budget": told}})
+            self._ledger.outcome(encode(Degraded(now_ms, told, 0, now_ms, "budget")))
 
     async def _serve(self, snapshot: Snapshot) -> None:
         assert self._gateway is not None

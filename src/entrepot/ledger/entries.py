@@ -65,12 +65,20 @@ class Candidate(msgspec.Struct, frozen=True):
     upstream: str
 
 
+class Reserved(msgspec.Struct, frozen=True):
+    """Tokens that a call may use at most, as they were estimated."""
+
+    completion: int
+    prompt: int
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What was decided on one call, and everything that it rests on.
 
     `client`, `deployment`, `origin` and each of `candidates` are the bytes of the structs of that name, so that they
     can be encoded once and used for many calls. `code` is what a refused client was told. `commitment` is that of the
-    personal data, from `commit`. `revision` numbers the gateway's snapshots, `request` is the call's id.
+    personal data, from `commit`. `revision` numbers the gateway's snapshots, `request` is the call's id. `reserved` is
+    there where a budget was reserved from: should the call be lost, it counts as its usage.
     """
 
     admitted: bool
@@ -84,6 +92,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     origin: Raw
     release: str
     request: str
+    reserved: Reserved | UnsetType = UNSET
     revision: int
 
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from entrepot.ledger.frames import framed, header, private_file
 from entrepot.ledger.keys import Signer
 from entrepot.ledger.log import Batch, Log, Places
 from entrepot.ledger.note import write_list
+from entrepot.ledger.read import entries_of
 from entrepot.ledger.recover import WHAT_NOW, recover
 from entrepot.ledger.verify import (
     CHECKPOINT,
@@ -107,8 +108,7 @@ class Writer:
         now_ms = self._clock_ms()
         undisclosed = tuple(current.undisclosed) or UNSET
         opened = entries.Opened(at_ms=now_ms, program=program(), undisclosed=undisclosed)
-        lost = (entries.Outcome(now_ms, reference, result="lost") for reference in references(current))
-        added = [entries.encode(opened), *map(entries.encode, lost)]
+        added = [entries.encode(opened), *map(entries.encode, lost_calls(self._places, current, now_ms))]
         current.append(Batch(added, [None] * len(added)))
         current.checkpoint()
 
@@ -267,6 +267,29 @@ def origin_of(listed: Checkpoint | str) -> str:
 def references(current: Log) -> list[str]:
     """The admitted decisions without an outcome, as `origin/index`."""
     return [f"{origin}/{index}" for origin, waiting in current.open.items() for index in sorted(waiting)]
+
+
+def lost_calls(places: Places, current: Log, now_ms: int) -> Iterator[entries.Outcome]:
+    """Outcomes for the decisions that have none. What they had reserved of budgets counts as used."""
+    for origin, waiting in current.open.items():
+        reserved = reserved_by(places.log(origin), waiting) if waiting else {}
+        for index in sorted(waiting):
+            usage = reserved.get(index, UNSET)
+            yield entries.Outcome(now_ms, f"{origin}/{index}", result="lost", usage=usage)
+
+
+def reserved_by(folder: Path, indices: set[int]) -> dict[int, entries.Usage]:
+    """The usage that these decisions of a log were estimated to have, where they say so."""
+    found = {}
+    with suppress(FileNotFoundError, Unproved):  # what a log says that was damaged or taken away counts as nothing
+        for read in entries_of(folder, min(indices)):
+            if read.number in indices and b',"reserved":{' in read.entry:
+                told = entries.decode(read.entry)
+                if isinstance(told, entries.Decision) and told.reserved is not UNSET:
+                    found[read.number] = entries.Usage(
+                        0, told.reserved.completion, told.reserved.prompt, 0, "estimated"
+                    )
+    return found
 
 
 def end_of_month_ms(origin: str) -> int:

@@ -45,6 +45,10 @@ class Store(Protocol):
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
         """`used` units of each want, in their order; those of charged limits are not looked at."""
 
+    def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
+        """Of a limit with a window: what this process has used in it, as its ledger says. Gives back what was held."""
+        ...
+
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
         """Of each want's limit as it is now; the units are not looked at."""
         ...
@@ -78,6 +82,11 @@ class Memory:
                 held = self._now(want, now_ms)
                 held.level += used[index] * want.limit.period_ms
                 held.reserved -= want.units
+
+    def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
+        held = self._now(Want(key, limit, 0), now_ms)
+        before, held.level = held.level, units * limit.period_ms
+        return before // limit.period_ms
 
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
         found = []

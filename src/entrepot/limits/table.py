@@ -39,13 +39,18 @@ _RELEASED_AT_ONCE = 1_024
 
 
 class Table:
-    """`number` is this process's cell, below `processes`. All openers give the same `processes` and `slots`."""
+    """`number` is this process's cell, below `processes`. All openers give the same `processes` and `slots`.
+
+    A slot has two cells for each process: what it has reserved, and, of a limit with a window, what it has used in it:
+    so a process that comes back can put its own part right, and nobody else's.
+    """
 
     def __init__(self, path: Path, number: int, processes: int, slots: int = SLOTS) -> None:
         """Made if it is not there or of another form; it holds nothing that must survive the machine."""
         self._cell = _SLOT.size + number * _CELL.size
         self._cells = struct.Struct(f"<{processes}Q")
-        self._width = _SLOT.size + self._cells.size
+        self._width = _SLOT.size + 2 * self._cells.size
+        self._used = self._cell + self._cells.size
         self._slots = slots
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         size = _PAGE + slots * self._width
@@ -68,6 +73,7 @@ class Table:
             taken: list[tuple[int, Limit, Level, int]] = []
             for index, (key, limit, units) in enumerate(wants):
                 place = self._find(key, now_ms)
+                self._renew(place, limit, now_ms)
                 level, reserved = leaked(limit, self._level(place), now_ms), self._reserved(place)
                 if not fits(limit, level.level, reserved, units):
                     return Refusal(index, wait_ms(limit, level.level, reserved, units, now_ms))
@@ -85,7 +91,21 @@ class Table:
             for (key, limit, units), real in zip(wants, used, strict=True):
                 if not limit.charged:
                     place = self._find(key, now_ms)
+                    self._renew(place, limit, now_ms)
                     self._write(place, limit, poured(limit, self._level(place), real, now_ms), -units)
+                    if limit.window_ms:
+                        (mine,) = _CELL.unpack_from(self._map, place + self._used)
+                        _CELL.pack_into(self._map, place + self._used, mine + real)
+
+    def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
+        with self._locked(PATIENT_S):
+            place = self._find(key, now_ms)
+            self._renew(place, limit, now_ms)
+            (mine,) = _CELL.unpack_from(self._map, place + self._used)
+            level = self._level(place).level + (units - mine) * limit.period_ms
+            self._write(place, limit, Level(max(0, level), now_ms), 0)
+            _CELL.pack_into(self._map, place + self._used, units)
+            return int(mine)
 
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
         """Raises StoreBusy."""
@@ -157,9 +177,18 @@ class Table:
             raise StoreBusy("too many limits are in use at once")
         if self._map[place : place + 16] != key:
             _SLOT.pack_into(self._map, place, key, 0, now_ms, now_ms)
-            self._cells.pack_into(self._map, place + _SLOT.size, *[0] * (self._cells.size // _CELL.size))
+            for cells in (_SLOT.size, _SLOT.size + self._cells.size):
+                self._cells.pack_into(self._map, place + cells, *[0] * (self._cells.size // _CELL.size))
         self._places[key] = place
         return place
+
+    def _renew(self, place: int, limit: Limit, now_ms: int) -> None:
+        """With a new window nobody has used anything."""
+        if limit.window_ms and leaked(limit, self._level(place), now_ms).level < self._level(place).level:
+            _LEVEL.pack_into(self._map, place + 16, 0, now_ms, now_ms)
+            self._cells.pack_into(
+                self._map, place + _SLOT.size + self._cells.size, *[0] * (self._cells.size // _CELL.size)
+            )
 
     def _idle(self, place: int, now_ms: int) -> bool:
         empty_ms: int = _SLOT.unpack_from(self._map, place)[3]

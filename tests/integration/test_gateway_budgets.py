@@ -1,0 +1,108 @@
+"""Budgets and the ledger: what a gateway counted survives its death, and comes to what usage says, to the last unit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entrepot.ledger.read import entries_of, folders_of
+from entrepot.projections.prices import Prices
+from entrepot.projections.spending import Spending
+from entrepot.projections.usage import Usage
+from entrepot.resources.model import Model, Price
+from entrepot.sim.server import simulated
+from entrepot.sim.settings import Rule, Settings
+from harness import Account, Answer, Fleet, Gateway, Upstream, World, ask, body_of, call_bytes, raw, until
+
+MODEL = """
+[[model]]
+name = "gpt-4o"
+version = "2024-11-20"
+prices = [{ from = 2020-01-01, input_micros = 2_000_000, output_micros = 10_000_000 }]
+"""
+PRICES = Prices([Model("gpt-4o", "2024-11-20", prices=(Price(1_577_836_800_000, 2_000_000, 10_000_000),))])
+BUDGET = 'budgets = [{ amount_micros = 100_000, period = "month", soft_percent = 1 }]'
+
+
+def call(gateway: Gateway, key: str, **more: Any) -> Answer:
+    return ask(gateway.data, "/v1/chat/completions", body_of(max_tokens=1_000, **more), key)
+
+
+def spent(data: Path) -> int:
+    """By the ledger, in 10^-12 of a dollar."""
+    usage = Usage(PRICES)
+    for folder in folders_of(data / "ledger"):
+        for read in entries_of(folder):
+            usage.take(read)
+    usage.finish()
+    assert not usage.without_outcome
+    return sum(sums.cost.get("USD", 0) for sums in usage.cells.values())
+
+
+def used_percent(answer: Answer) -> int:
+    return int(answer.headers["x-entrepot-budget-used"].rstrip("%"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_budget_survives_a_kill_and_charges_what_was_lost(fleet: Fleet, tmp_path: Path, workers: int) -> None:
+    accounts = [Account("spender", more=f"limits = {{ {BUDGET} }}\nkey_limits = {{ {BUDGET} }}")]
+    with simulated(Settings(keep=20, tokens=1_000)) as sim:
+        world = World(tmp_path / "world", [Upstream("openai", sim.base_url)], accounts)
+        world.gateway = f"workers = {workers}\n{MODEL}"
+        world.write()
+        key, data = accounts[0].key, tmp_path / "entrepot-data"
+        with fleet.gateway(world, tmp_path, "--data", str(data)) as gateway:
+            for _ in range(3):
+                assert call(gateway, key).status == 200
+            sim.use(Settings(keep=20, script=(Rule(fault="hang"),)))
+            seen = len(sim.seen)
+            with pytest.raises(OSError, match="timed out"):
+                ask(gateway.data, "/v1/chat/completions", body_of(max_tokens=2_000, stream=True), key, timeout_s=0.5)
+            assert len(sim.seen) > seen
+            sim.use(Settings(keep=20, tokens=1_000))
+            before = used_percent(call(gateway, key))
+            sim.use(Settings(keep=20, script=(Rule(fault="hang"),)))
+            left = ask_and_leave(gateway, key)
+            until(lambda: len(sim.seen) > 0, "it is under way")
+            for pid in gateway.workers():
+                os.kill(pid, signal.SIGKILL)
+            left.close()
+            sim.use(Settings(keep=20, tokens=1_000))
+            until(lambda: serves(gateway, key), "it serves again")
+            after = used_percent(call(gateway, key))
+            assert after >= before + 10, "the lost call was charged as it was estimated, and the rest was kept"
+            gateway.signal(signal.SIGTERM)
+            gateway.wait()
+        with fleet.gateway(world, tmp_path, "--data", str(data)) as gateway:
+            budget = 100_000_000_000
+            before = spent(data)
+            told = used_percent(call(gateway, key))
+            assert told == (before + reserved()) * 100 // budget, "a start knows to the unit what was spent"
+            gateway.signal(signal.SIGTERM)
+            gateway.wait()
+        now_ms = time.time_ns() // 1_000_000
+        logs = [Spending(data, f"gateway-1/w{number}", PRICES) for number in range(workers)]
+        for log in logs:
+            log.advance(now_ms)
+        assert sum(log.total(["spender"], "USD", 0) for log in logs) == spent(data) > before
+
+
+def reserved() -> int:
+    """By one call, in 10^-12 of a dollar."""
+    return -(-len(body_of(max_tokens=1_000)) // 4) * 2_000_000 + 1_000 * 10_000_000
+
+
+def ask_and_leave(gateway: Gateway, key: str) -> Any:
+    return raw(gateway.data, call_bytes(body_of(max_tokens=2_000), key))
+
+
+def serves(gateway: Gateway, key: str) -> bool:
+    try:
+        return call(gateway, key).status == 200
+    except OSError:
+        return False
