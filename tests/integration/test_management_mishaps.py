@@ -164,6 +164,36 @@ def test_a_release_takes_effect_at_its_instant(tmp_path: Path) -> None:
     over(work, tmp_path)
 
 
+def test_of_releases_that_are_due_together_the_last_one_stays(tmp_path: Path) -> None:
+    """As after an outage. One that could not take effect in its time does not come back over it either."""
+    early, last, never = (access_id("policyRelease", name) for name in ("zz-early", "aa-last", "mm-never"))
+
+    async def schedule(control: Control, world: Any, **at_ms: int) -> None:
+        async with control.change(ADMIN, "test/schedule") as change:
+            for release, instant in at_ms.items():
+                id_ = access_id("policyRelease", release.replace("_", "-"))
+                await put_release(change, world, id_, enforce=False)
+                row = await change.get(EVERYTHING, id_)
+                assert row is not None
+                body = properties(row, state="scheduled", effectiveAt=timestamp(instant))
+                await change.put(change.draft(id_, "policyRelease", body))
+
+    async def work(control: Control, data: Path) -> None:
+        async def states() -> list[str]:
+            return [(await row_of(control, each)).body["properties"]["state"] for each in (early, last)]
+
+        at_ms = now_ms()
+        await schedule(control, strict(), zz_early=at_ms - 60_000, aa_last=at_ms - 30_000)
+        await until(lambda: not control._world.releases)
+        assert await states() == ["superseded", "inForce"]
+        await schedule(control, demo_world(), mm_never=at_ms - 45_000)
+        await until(lambda: not control._world.releases)
+        assert await states() == ["superseded", "inForce"]
+        assert (await row_of(control, never)).body["properties"]["state"] == "superseded"
+
+    over(work, tmp_path)
+
+
 def strict() -> Any:
     world = demo_world()
     return replace(world, packs=world.packs[:1])

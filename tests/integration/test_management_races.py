@@ -34,7 +34,7 @@ def crossed(up: Plane, resource: str, changed: dict[str, Any], ask: Ask) -> http
     async def change() -> None:
         async with up.control.change(ITSELF, "test/crossing") as made:
             begun.set()
-            while not up.control._turn._waiters:
+            while not up.control._turn._waiters:  # noqa: ASYNC110 - the other one, which has read by then
                 await asyncio.sleep(0.01)
             row = await made.get(EVERYTHING, resource)
             assert row is not None

@@ -20,6 +20,7 @@ from entrepot.storage.bound import TENANCY, bound, instance_wide
 from entrepot.storage.engine import open_engine
 from entrepot.storage.master import fresh_path
 from entrepot.storage.migrate import migrate, revisions
+from entrepot.storage.projected import Followed, Projected
 from entrepot.storage.rotation import rotate_file
 from entrepot.storage.tables import metadata, resources
 from tenancies import watched
@@ -349,6 +350,33 @@ def test_a_cancelled_change_is_whole_or_not_at_all(url: str) -> None:
         assert {each.id.split("/")[1] for each in await store.all()} == recorded
         assert len(await store.all()) == 2 * len(recorded)
         await change(99)
+
+    opened(url, work)
+
+
+def test_whoever_goes_away_leaves_no_lock_behind(url: str) -> None:
+    async def work(store: Store) -> None:
+        async with store.change() as tx:
+            await tx.record("one", 0, b"", ())
+
+        async def read() -> None:
+            async with store.change() as tx:
+                await tx.revision()
+
+        async def follow() -> None:
+            async with Projected(store).step() as step:
+                await step.advance(Followed("log", 1, b""))
+                await step.followed("log")
+
+        for number in range(24):
+            for writing in (store.placed(1, "log/1"), store.raise_epoch(), follow(), read()):
+                task = asyncio.ensure_future(writing)
+                for _ in range(number):
+                    await asyncio.sleep(0.0002)
+                task.cancel()
+                await asyncio.wait([task])
+                async with asyncio.timeout(10), store.change() as tx:
+                    await tx.put(row("/x"))
 
     opened(url, work)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
-import logging
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -18,31 +16,9 @@ from entrepot.resources.documents import timestamp
 from entrepot.resources.ids import access_id
 from entrepot.storage import EVERYTHING, Recorded, Row, Tenancy, Transaction
 
-T = TypeVar("T")
-
-log = logging.getLogger(__name__)
-
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-async def to_its_end(work: Awaitable[T]) -> T:
-    """Whoever waits may be cancelled, the work is not; the cancellation is told once the work is done."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as told:
-            cancelled = told
-        except BaseException:  # noqa: BLE001 - `result` raises it, below
-            break
-    if cancelled is not None:
-        if not task.cancelled() and (failure := task.exception()) is not None:
-            log.error("what nobody waits for any more failed", exc_info=failure)
-        raise cancelled
-    return task.result()
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -69,7 +45,6 @@ def parent_of(id: str) -> str:  # noqa: A002
 class Change:
     """Reads see the change's own writes. `recorded` is there after the block, unless nothing was touched.
 
-    A statement that has begun is never cut off: its connection would keep the writer's lock.
     `touched` maps ids in lower case to the row as it is now; None: it is not there any more.
     """
 
@@ -85,13 +60,13 @@ class Change:
 
     async def get(self, tenancy: Tenancy, id: str, *, deleted: bool = False) -> Row | None:  # noqa: A002
         """As `Store.get`."""
-        return await to_its_end(self.transaction.get(tenancy, id, deleted=deleted))
+        return await self.transaction.get(tenancy, id, deleted=deleted)
 
     async def list(
         self, tenancy: Tenancy, kind: str, *, under: str = "", deleted: bool = False, limit: int | None = None
     ) -> builtins.list[Row]:
         """As `Store.list`."""
-        return await to_its_end(self.transaction.list(tenancy, kind, under=under, deleted=deleted, limit=limit))
+        return await self.transaction.list(tenancy, kind, under=under, deleted=deleted, limit=limit)
 
     def draft(
         self,
@@ -119,40 +94,40 @@ class Change:
 
     async def put(self, row: Row, *, if_match: str | None = None, if_none_match: bool = False) -> Row:
         """As `Transaction.put`."""
-        row = await to_its_end(self.transaction.put(row, if_match=if_match, if_none_match=if_none_match))
+        row = await self.transaction.put(row, if_match=if_match, if_none_match=if_none_match)
         self._touch(row.id, row)
         return row
 
     async def delete(self, id: str, *, if_match: str | None = None) -> builtins.list[Row]:  # noqa: A002
         """As `Transaction.delete`."""
-        return self._gone(await to_its_end(self.transaction.delete(id, if_match=if_match)))
+        return self._gone(await self.transaction.delete(id, if_match=if_match))
 
     async def soft_delete(self, id: str, purge_ms: int, *, if_match: str | None = None) -> builtins.list[Row]:  # noqa: A002
         """As `Transaction.soft_delete`."""
-        return self._gone(await to_its_end(self.transaction.soft_delete(id, purge_ms, if_match=if_match)))
+        return self._gone(await self.transaction.soft_delete(id, purge_ms, if_match=if_match))
 
     async def recover(self, id: str) -> builtins.list[Row]:  # noqa: A002
         """As `Transaction.recover`."""
-        rows = await to_its_end(self.transaction.recover(id))
+        rows = await self.transaction.recover(id)
         for row in rows:
             self._touch(row.id, row)
         return rows
 
     async def secret(self, ref: str) -> bytes | None:
-        return await to_its_end(self.transaction.secret(ref))
+        return await self.transaction.secret(ref)
 
     async def put_secret(self, ref: str, value: bytes) -> None:
         """Touches the resource that the secret is of."""
-        await to_its_end(self.transaction.put_secret(ref, value))
+        await self.transaction.put_secret(ref, value)
         await self._touch_owner(ref)
 
     async def forget_secret(self, ref: str) -> None:
-        await to_its_end(self.transaction.forget_secret(ref))
+        await self.transaction.forget_secret(ref)
         await self._touch_owner(ref)
 
     async def forget_secrets(self, prefix: str) -> None:
         """All whose references begin so: `{id in lower case}/`."""
-        await to_its_end(self.transaction.forget_secrets(prefix))
+        await self.transaction.forget_secrets(prefix)
         await self._touch_owner(prefix)
 
     async def enforce(self, release: str) -> Row:
@@ -160,13 +135,15 @@ class Change:
 
         Raises Error NOT_FOUND.
         """
-        row = await self.get(EVERYTHING, release)
-        if row is None or row.kind != "policyRelease":
-            raise Error(Code.NOT_FOUND, f"there is no policy release `{release}`", name="ResourceNotFound")
+        row = await self._release(release)
         for other in await self.list(EVERYTHING, "policyRelease"):
             if other.body.get("properties", {}).get("state") == "inForce" and other.id != row.id:
                 await self._put_properties(other, state="superseded")
         return await self._put_properties(row, state="inForce", inForceSince=timestamp(self.at_ms))
+
+    async def supersede(self, release: str) -> Row:
+        """A policy release whose time has passed never comes into force. Raises Error NOT_FOUND."""
+        return await self._put_properties(await self._release(release), state="superseded")
 
     def tell(self, id: str, n: int, entry: bytes) -> None:  # noqa: A002
         """What the outbox holds of it."""
@@ -201,6 +178,12 @@ class Change:
             row = self.touched[key]
             digest = msgspec.UNSET if row is None else digest_of(row)
             yield entries.Touched(digest=digest, resource=self._spelt[key])
+
+    async def _release(self, release: str) -> Row:
+        row = await self.get(EVERYTHING, release)
+        if row is None or row.kind != "policyRelease":
+            raise Error(Code.NOT_FOUND, f"there is no policy release `{release}`", name="ResourceNotFound")
+        return row
 
     async def _put_properties(self, row: Row, **changed: str) -> Row:
         body = {**row.body, "properties": {**row.body.get("properties", {}), **changed}}

@@ -18,7 +18,7 @@ from entrepot.errors import Code, Error
 from entrepot.ledger import entries
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.ledger import Ledger
-from entrepot.management.changes import ITSELF, Actor, Change, now_ms, to_its_end
+from entrepot.management.changes import ITSELF, Actor, Change, now_ms
 from entrepot.management.judgement import Asked, Operation, Verdict, Writing, consider, entry_of
 from entrepot.management.outbox import Outbox
 from entrepot.management.publish import Publisher
@@ -27,9 +27,11 @@ from entrepot.management.world import World, load, refused
 from entrepot.origin.resolve import egress_networks
 from entrepot.policy import Program
 from entrepot.resources import model as declared
+from entrepot.resources.documents import milliseconds
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Compiled, Published, Revision, Snapshot
 from entrepot.storage import EVERYTHING, MasterKey, Store, Transaction
+from entrepot.storage.writer import to_its_end
 
 # Signs publications. It is the instance's, so that gateways know every control plane over the same database.
 SIGNER: Final = "/entrepot/publication/key"
@@ -160,14 +162,7 @@ class Control:
         async with self._turn:
             self._refuse_unready()
             opened = self.store.change()
-            # A connection whose BEGIN is cut off half-way would keep the writer's lock.
-            entering = asyncio.ensure_future(opened.__aenter__())
-            try:
-                transaction = await to_its_end(entering)
-            except asyncio.CancelledError as gone:
-                if not entering.cancelled() and entering.exception() is None:
-                    await to_its_end(opened.__aexit__(type(gone), gone, gone.__traceback__))
-                raise
+            transaction = await opened.__aenter__()
             try:
                 await to_its_end(self._follow(transaction))
                 change = Change(transaction, actor, action, noted)
@@ -228,10 +223,12 @@ class Control:
         """The change is committed: bring it to the ledger, then into force."""
         try:
             place = await self.ledger.append(made.entry)
-        except LedgerUnavailable as unavailable:
+        except BaseException as error:
             self._behind = True
+            if not isinstance(error, LedgerUnavailable):
+                raise
             what = "the change is made but not recorded yet, and takes effect as soon as it is"
-            raise Error(Code.LEDGER_UNAVAILABLE, what, name="ChangeNotRecorded", retry_after_s=1) from unavailable
+            raise Error(Code.LEDGER_UNAVAILABLE, what, name="ChangeNotRecorded", retry_after_s=1) from error
         self._take(made.step, made.compiled)
         # Nobody waits for this: without it, the next start finds the entry where it stands.
         noting = asyncio.create_task(self._note(made.number, str(place)))
@@ -316,10 +313,11 @@ class Control:
             async with self._turn:
                 await to_its_end(self._catch_up())
         due = now_ms()
-        for release, at_ms in list(self._world.releases.items()):
+        # By their instants: after an outage several may be due, and the last one is to stay in force.
+        for release, at_ms in sorted(self._world.releases.items(), key=lambda each: each[1]):
             if at_ms <= due and self._enforced.get(release, 0) + 60_000 < due:
                 self._enforced[release] = due
-                await self._take_effect(release)
+                await self._take_effect(release, at_ms)
 
     async def _catch_up(self) -> None:
         if self._behind:
@@ -328,12 +326,15 @@ class Control:
             await self._follow(transaction)
         self._behind = False
 
-    async def _take_effect(self, release: str) -> None:
-        """Unless another control plane was first."""
+    async def _take_effect(self, release: str, at_ms: int) -> None:
+        """Unless another control plane was first; one that comes after a release of a later instant is superseded."""
         async with self.change(ITSELF, "Entrepot.Access/policyReleases/takeEffect") as change:
-            row = await change.get(EVERYTHING, release)
-            if row is not None and row.body.get("properties", {}).get("state") == "scheduled":
-                await change.enforce(release)
+            rows = {row.id: row.body["properties"] for row in await change.list(EVERYTHING, "policyRelease")}
+            if rows.get(release, {}).get("state") != "scheduled":
+                return
+            in_force = (each for each in rows.values() if each.get("state") == "inForce")
+            late = any((milliseconds(each.get("effectiveAt")) or 0) > at_ms for each in in_force)
+            await (change.supersede(release) if late else change.enforce(release))
 
     async def declared_account(self, id: str, change: Change | None = None) -> declared.Account:  # noqa: A002
         """The account as the snapshot has it, or, within a change, as it will be. Raises Error NOT_FOUND."""

@@ -64,6 +64,12 @@ async def rotate(connection: AsyncConnection, old: MasterKey, fresh: MasterKey) 
     return len(held)
 
 
+async def raise_epoch(connection: AsyncConnection) -> int:
+    epoch = int(await get(connection, EPOCH)) + 1
+    await put(connection, EPOCH, str(epoch))
+    return epoch
+
+
 async def get(connection: AsyncConnection, name: str) -> str:
     return str((await connection.execute(select(meta.c.value).where(meta.c.name == name))).scalar_one())
 

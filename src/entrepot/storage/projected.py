@@ -19,7 +19,7 @@ from entrepot.storage.engine import answered, is_postgresql
 from entrepot.storage.rows import Tenancy
 from entrepot.storage.store import Store
 from entrepot.storage.tables import COUNTS, early_outcomes, followed, open_calls, refusals, usage
-from entrepot.storage.writer import FOLLOWING, Writer
+from entrepot.storage.writer import FOLLOWING, Writer, to_its_end
 
 USAGE = ("account", "deployment", "model", "region", "day")
 REFUSALS = ("account", "rule", "code", "territory", "day")
@@ -109,12 +109,12 @@ class Step:
         self._postgres = postgres
 
     async def followed(self, log: str) -> Followed:
-        found = (await self._connection.execute(select(followed).where(followed.c.log == log))).first()
+        found = (await self._execute(select(followed).where(followed.c.log == log))).first()
         return Followed(log, found.size, found.edge) if found is not None else Followed(log)
 
     async def advance(self, to: Followed) -> None:
-        await self._connection.execute(delete(followed).where(followed.c.log == to.log))
-        await self._connection.execute(insert(followed).values(msgspec.structs.asdict(to)))
+        await self._execute(delete(followed).where(followed.c.log == to.log))
+        await self._execute(insert(followed).values(msgspec.structs.asdict(to)))
 
     async def waiting(self, places: Sequence[str]) -> list[OpenCall]:
         """Take out the open calls of these places."""
@@ -154,19 +154,22 @@ class Step:
         made = (postgresql.insert if self._postgres else sqlite.insert)(table)
         sums = {name: table.c[name] + made.excluded[name] for name in counts}
         statement = made.on_conflict_do_update(index_elements=[table.c.cell], set_=sums)
-        await self._connection.execute(instance_wide(statement, FOLLOWER), values)
+        await self._execute(instance_wide(statement, FOLLOWER), values)
 
     async def _insert(self, table: Table, values: Sequence[dict[str, Any]]) -> None:
         if values:
-            await self._connection.execute(instance_wide(insert(table), FOLLOWER), values)
+            await self._execute(instance_wide(insert(table), FOLLOWER), values)
+
+    async def _execute(self, statement: Executable, values: Sequence[dict[str, Any]] | None = None) -> Any:
+        return await to_its_end(self._connection.execute(statement, values))
 
     async def _taken(self, table: Table, places: Sequence[str]) -> Sequence[Any]:
         if not places:
             return ()
         there = table.c.place.in_(places)
-        found = (await self._connection.execute(instance_wide(select(table).where(there), FOLLOWER))).all()
+        found: Sequence[Any] = (await self._execute(instance_wide(select(table).where(there), FOLLOWER))).all()
         if found:
-            await self._connection.execute(instance_wide(delete(table).where(there), FOLLOWER))
+            await self._execute(instance_wide(delete(table).where(there), FOLLOWER))
         return found
 
 

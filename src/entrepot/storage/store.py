@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -22,9 +23,16 @@ from entrepot.storage.tables import outbox, secrets
 from entrepot.storage.transaction import Transaction, unsealed
 from entrepot.storage.writer import Writer, give_back, to_its_end
 
+T = TypeVar("T")
+
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+async def _begin(connection: AsyncConnection, master: MasterKey) -> MasterKey:
+    await migrate(connection)
+    return await facts.begin(connection, master)
 
 
 class Store:
@@ -45,10 +53,7 @@ class Store:
         """
         store = cls(open_engine(url), master, now_ms)
         try:
-            with answered():
-                async with store._writing() as connection:
-                    await migrate(connection)
-                    store._master = await facts.begin(connection, master)
+            store._master = await store._write(lambda connection: _begin(connection, master))
         except BaseException:
             await store.close()
             raise
@@ -118,9 +123,8 @@ class Store:
 
     async def placed(self, n: int, place: str) -> None:
         """The entry of change `n` stands in the ledger at `place`."""
-        async with self._writing() as connection:
-            statement = update(outbox).where(outbox.c.n == n).values(place=place)
-            await connection.execute(instance_wide(statement, OUTBOX))
+        statement = instance_wide(update(outbox).where(outbox.c.n == n).values(place=place), OUTBOX)
+        await self._write(lambda connection: connection.execute(statement))
 
     async def secret(self, ref: str) -> bytes | None:
         """Raises Error where it cannot be decrypted."""
@@ -133,17 +137,13 @@ class Store:
 
     async def rotate(self, fresh: MasterKey) -> int:
         """Encrypt all secrets anew, and take `fresh` from here on. How many there were."""
-        async with self._writing() as connection:
-            count = await facts.rotate(connection, self._master, fresh)
+        count = await self._write(lambda connection: facts.rotate(connection, self._master, fresh))
         self._master = fresh
         return count
 
     async def raise_epoch(self) -> int:
         """After a restore: what gateways saw of the lost changes counts no more. The new epoch."""
-        async with self._writing() as connection:
-            epoch = int(await facts.get(connection, facts.EPOCH)) + 1
-            await facts.put(connection, facts.EPOCH, str(epoch))
-        return epoch
+        return await self._write(facts.raise_epoch)
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[Transaction]:
@@ -165,13 +165,16 @@ class Store:
                 raise
             await to_its_end(self.writer.commit(connection, transaction.recorded))
 
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """A write of our own that may be repeated: where its commit is unclear, that is an Error as any other."""
+
+        async def whole() -> T:
+            async with self.writer.held() as connection:
+                return await work(connection)
+
         async with self.writer.turn:
             with answered("try again"):
-                async with self.writer.held() as connection:
-                    yield connection
+                return await to_its_end(whole())
 
     @asynccontextmanager
     async def _reading(self, *, steady: bool = False) -> AsyncIterator[AsyncConnection]:

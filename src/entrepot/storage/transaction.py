@@ -20,10 +20,11 @@ from entrepot.storage.master import MasterKey
 from entrepot.storage.queries import ONE_WRITER, OUTBOX, SECRETS, Listing, key_of
 from entrepot.storage.rows import Recorded, Row, Tenancy
 from entrepot.storage.tables import outbox, resources, secrets
+from entrepot.storage.writer import to_its_end
 
 
 class Transaction:
-    """Reads its own writes. Of use only inside `Store.change`.
+    """Reads its own writes. Of use only inside `Store.change`. A caller that is cancelled never cuts off a statement.
 
     Writes are not bound to a tenancy: who may write what was decided before. `recorded` are the outbox ids so far.
     """
@@ -115,7 +116,7 @@ class Transaction:
     async def put_secret(self, ref: str, value: bytes) -> None:
         """`value` is encrypted before it leaves this process. Raises Error if the master key was rotated meanwhile."""
         with answered():
-            await facts.check_key(self._connection, self._master)
+            await to_its_end(facts.check_key(self._connection, self._master))
         await self._execute(queries.forget(secrets.c.ref == ref))
         sealed = {"ref": ref, "key_id": self._master.id, "sealed": self._master.seal(ref, value)}
         await self._execute(instance_wide(insert(secrets).values(sealed), SECRETS))
@@ -133,7 +134,7 @@ class Transaction:
     async def revision(self) -> tuple[int, int]:
         """Epoch, and the number of the last change: `record` gives the next one."""
         with answered():
-            return await facts.revision(self._connection)
+            return await to_its_end(facts.revision(self._connection))
 
     async def forget_secret(self, ref: str) -> None:
         await self._execute(queries.forget(secrets.c.ref == ref))
@@ -194,7 +195,7 @@ class Transaction:
 
     async def _execute(self, statement: Executable) -> Any:
         with answered():
-            return await self._connection.execute(statement)
+            return await to_its_end(self._connection.execute(statement))
 
 
 def unsealed(master: MasterKey, ref: str, key_id: str, sealed: bytes) -> bytes:

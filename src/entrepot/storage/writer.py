@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -20,6 +20,8 @@ from entrepot.storage.tables import outbox
 # PostgreSQL's advisory locks: "entrepot" as a number, and for the follower the next one.
 CHANGES = int.from_bytes(b"entrepot", "big")
 FOLLOWING = CHANGES + 1
+
+T = TypeVar("T")
 
 _SETTLE_S = 30.0
 _AGAIN_S = 0.2
@@ -43,12 +45,11 @@ class Writer:
         """A connection in a transaction that holds the lock until its end. Faults of the database come as they are."""
         beginning = asyncio.ensure_future(self._begin())
         try:
-            return await asyncio.shield(beginning)
+            return await to_its_end(beginning)
         except asyncio.CancelledError:
             # Not left to itself: a connection that nobody knows of would keep the lock.
-            await asyncio.wait([beginning])
             if beginning.exception() is None:
-                await give_back(beginning.result())
+                await to_its_end(give_back(beginning.result()))
             raise
 
     @asynccontextmanager
@@ -57,7 +58,7 @@ class Writer:
         connection = await self.begin()
         try:
             yield connection
-            await connection.commit()
+            await to_its_end(connection.commit())
         finally:
             await to_its_end(give_back(connection))
 
@@ -124,13 +125,23 @@ async def give_back(connection: AsyncConnection) -> None:
         await connection.invalidate()
 
 
-async def to_its_end(work: Awaitable[Any]) -> None:
-    """Whoever waits for it may be cancelled, the work itself is not; the cancellation is told once it is done."""
+async def to_its_end(work: Awaitable[T]) -> T:
+    """Whoever waits may be cancelled, the work is not; the cancellation is told once the work is done.
+
+    INVARIANT: on a connection that holds the writer's lock every statement goes this way. SQLite's driver answers to
+    the cancellation of one with a connection that nobody ends: it would keep the lock until the process does.
+    """
     task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled() and (failed := task.exception()) is not None:
-            log.warning("a change failed while its caller went away", extra={"fields": {"problem": str(failed)}})
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as told:
+            cancelled = told
+        except BaseException:  # noqa: BLE001 - `result` raises it, below
+            break
+    if cancelled is not None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.error("what nobody waits for any more failed", exc_info=failure)
+        raise cancelled
+    return task.result()
