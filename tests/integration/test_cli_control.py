@@ -73,6 +73,7 @@ name = "chat"
 model = "gpt-4o"
 version = "2024-11-20"
 sku = "GlobalStandard"
+capacity = 100
 """
 KEYS = {"UPSTREAM_KEY": "upstream-secret-0123456789", "CLIENT_KEY": "client-key-0123456789"}
 
@@ -207,6 +208,7 @@ def test_what_is_forbidden_where_it_is_deployed_and_what_two_people_make_of_it(l
     failures = told["outcome"]["failures"]
     assert {each["name"] for each in failures} == {"robotics-ai/chat", "li-lei-ai/chat"}
     assert {each["code"] for each in failures} == {"CannotDeployDueToLocalRegulations"}
+    assert all("(decision control" in each["lines"][0] for each in failures)
     broken = [
         each for each in line.json("policy", "proposals", "--all")["proposals"] if "breakGlass" in each["properties"]
     ]

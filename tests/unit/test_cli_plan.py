@@ -252,6 +252,17 @@ def test_accounts_widen_by_proposal_and_narrow_at_once() -> None:
     assert any("cannot move" in each for each in planned(with_account(world, location="elsewhere"), world).problems)
 
 
+def test_limits_are_written() -> None:
+    world = whole()
+    limited = with_account(world, limits=declared.Quota(requests_per_minute=6), disable_local_auth=True)
+    (step,) = planned(limited, world).steps
+    wanted = {"disableLocalAuth": True, "limits": {"requestsPerMinute": 6}}
+    assert (step.requests[0].method, step.requests[0].body) == ("PATCH", {"properties": wanted})
+    (step,) = planned(world, limited).steps
+    assert step.requests[0].body == {"properties": {"disableLocalAuth": None, "limits": None}}
+    assert planned(limited, limited).steps == ()
+
+
 ELIGIBLE = {"eligibility": [{"name": "a"}, {"name": "b", "expires": "2027-01-01T00:00:00Z"}]}
 
 

@@ -70,13 +70,15 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     def ready(data_url: str, admin_url: str) -> None:
         print(f"serving {served} on {data_url} (metrics and readiness on {admin_url})", flush=True)
 
-    def parent(source: Source) -> Parent:
-        return Parent(Own(source, own) if own else source, config, workers)
+    def parent(source: Source, shippers: Sequence[Shipper] = ()) -> Parent:
+        return Parent(Own(source, own) if own else source, config, workers, shippers)
 
     if world is not None:
         running = parent(Folder(world, config)).run(ready)
     else:
-        running = _follow(control or [], enrol, config.data, lambda source: parent(source).run(ready))
+        running = _follow(
+            control or [], enrol, config.data, lambda source, shippers: parent(source, shippers).run(ready)
+        )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(running)
@@ -90,21 +92,22 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         raise typer.Exit(1) from None
 
 
-async def _follow(
-    urls: Sequence[str], token: str | None, data: Path, run: Callable[[Source], Coroutine[object, object, None]]
-) -> None:
+Run = Callable[[Source, Sequence[Shipper]], Coroutine[object, object, None]]
+
+
+async def _follow(urls: Sequence[str], token: str | None, data: Path, run: Run) -> None:
     known = await _enrolled(urls, token, data)
-    async with _shipping(known, data, urls):
-        await _run(known, data, urls, run)
+    async with _shipping(known, data, urls) as shippers:
+        await _run(known, data, urls, lambda source: run(source, shippers))
 
 
 @asynccontextmanager
-async def _shipping(known: enrolment.Enrolled, data: Path, urls: Sequence[str]) -> AsyncIterator[None]:
+async def _shipping(known: enrolment.Enrolled, data: Path, urls: Sequence[str]) -> AsyncIterator[list[Shipper]]:
     """Meanwhile each control plane gets this gateway's ledger; at the end, what was signed last, if it answers."""
     shippers = [Shipper(known, data, url) for url in urls]
     tasks = [asyncio.create_task(shipper.run()) for shipper in shippers]
     try:
-        yield
+        yield shippers
     finally:
         for task in tasks:
             task.cancel()

@@ -17,7 +17,6 @@ AT_ONCE: Final = 8
 FEW: Final = 20
 IN_ONE: Final = 100  # steps in one change: other changes wait for it
 TOGETHER: Final = frozenset({"organization", "subscription", "resourceGroup", "account", "deployment"})
-POLICY_SAYS_NO: Final = "CannotDeployDueToLocalRegulations"
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -34,10 +33,7 @@ class Failure(msgspec.Struct, frozen=True):
     name: str
     code: str
     lines: tuple[str, ...]
-
-    @property
-    def by_policy(self) -> bool:
-        return self.code == POLICY_SAYS_NO
+    by_policy: bool
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -190,4 +186,4 @@ def _plain(request: Request) -> dict[str, Any]:
 
 
 def _failure(step: Step, refused: Refused) -> Failure:
-    return Failure(step.verb, step.kind, step.name, refused.code, tuple(refused.lines()))
+    return Failure(step.verb, step.kind, step.name, refused.code, tuple(refused.lines()), refused.decision is not None)

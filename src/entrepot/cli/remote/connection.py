@@ -31,17 +31,30 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 class Refused(Exception):  # noqa: N818 - what the control plane said
-    """An answer that is not 2xx, or none at all (status 0). `problems` are (field, what) of its details."""
+    """An answer that is not 2xx, or none at all (status 0). `problems` are (field, what) of its details.
 
-    def __init__(self, status: int, code: str, message: str, problems: tuple[tuple[str, str], ...] = ()) -> None:
+    `decision`: where on the ledger the access policy's refusal stands, if it was that.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        problems: tuple[tuple[str, str], ...] = (),
+        decision: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.problems = problems
+        self.decision = decision
 
     def lines(self) -> list[str]:
         """`field: what; how to mend it`, one for each mistake."""
+        if self.decision is not None:
+            return [f"{self.message} (decision {self.decision})"]
         if not self.problems:
             return [self.message]
         told = [f"{field}: {what}" if field else what for field, what in self.problems]
@@ -167,7 +180,9 @@ def refusal_of(status: int, told: dict[str, Any]) -> Refused:
     """Of `{"error": {…}}`."""
     error = told["error"]
     problems = tuple((each.get("target", ""), each.get("message", "")) for each in error.get("details", ()))
-    return Refused(status, error.get("code", ""), error.get("message", ""), problems)
+    decisions = (each["info"] for each in error.get("additionalInfo", ()) if each.get("type") == "AccessDecision")
+    decision = next((str(each.get("decision", "")) for each in decisions), None)
+    return Refused(status, error.get("code", ""), error.get("message", ""), problems, decision)
 
 
 def _is_json(answer: httpx.Response) -> bool:

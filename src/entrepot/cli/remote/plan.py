@@ -338,13 +338,15 @@ class _Planning:
             )
             return
         had, want = before.get("properties", {}), after["properties"]
-        plain = {"disableLocalAuth": want.get("disableLocalAuth", False)}
+        plain = {key: each for key, each in want.items() if key not in widening.OF_ACCOUNT}
+        there = {key: each for key, each in had.items() if key not in widening.OF_ACCOUNT}
+        found = list(differences(there, plain)) if held is not None else []
         requests: list[Request] = []
-        found = list(differences({"disableLocalAuth": had.get("disableLocalAuth", False)}, plain)) if before else []
         if held is None:
             requests.append(Request("PUT", document.id, {**after, "properties": plain}, ""))
         elif found:
-            requests.append(Request("PATCH", document.id, {"properties": plain}, held.etag))
+            patch = {"properties": {each.field: each.after for each in found}}
+            requests.append(Request("PATCH", document.id, patch, held.etag))
         if keys := self._keys(document, account.keys, held):
             requests.append(Request("POST", f"{document.id}/setKeys", keys))
             found += [Difference(name, "…", "…") for name in keys]

@@ -10,6 +10,8 @@ import msgspec
 
 from entrepot.management.access.narrowing import grants
 
+# What of an account its own people may only propose, and its operator may take away.
+OF_ACCOUNT = frozenset({"state", "residency", "egress"})
 GROUNDS = "declared in the world's files"
 
 
