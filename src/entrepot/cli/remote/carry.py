@@ -120,8 +120,9 @@ class Carrying:
         if len(together) < FEW:
             together = []
         chunks = [together[at : at + IN_ONE] for at in range(0, len(together), IN_ONE)]
-        for found in pool.map(self._chunk, chunks):
-            yield from found
+        with ThreadPoolExecutor(2) as two:  # they wait for each other there: one is made while the next one travels
+            for found in two.map(self._chunk, chunks):
+                yield from found
         alone = {id(each) for each in together}
         yield from pool.map(self._step, (each for each in steps if id(each) not in alone))
 
