@@ -8,6 +8,7 @@ from entrepot.gateway.call import Admission, Call, Occasion
 from entrepot.gateway.journal import Journal
 from entrepot.gateway.limiting import Limiting
 from entrepot.gateway.routes import Route
+from entrepot.gateway.upstreams import now_s
 from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision, Program
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
@@ -47,8 +48,10 @@ async def admit(call: Call, route: Route, journal: Journal | None, limits: Limit
     decisions = judge(call.snapshot.program, account, deployment, occasion)
     permitted = tuple(c for c, decision in zip(deployment.candidates, decisions, strict=True) if decision.permit)
     refused = limits.reserve(call) if permitted else limits.count(call) or refusal(account, decisions)
+    call.judged_s = now_s()
     if journal is not None:
         await journal.decide(call, origin, decisions, refused)
+    call.decided_s = now_s()
     if refused is not None:
         raise refused
     return Admission(origin, permitted, decisions, announced(call.snapshot, account, permitted, occasion))

@@ -73,6 +73,9 @@ class Call:
     attempts_ms: tuple[int, ...] = ()
     attempts_usage: tuple[Spent | UnsetType, ...] = ()
     """What each try cost that did not give the client its answer, where it cost something."""
+    judged_s = 0.0
+    """When it was decided; `decided_s` is when that was durable."""
+    decided_s = 0.0
     first_byte_s: float | None = None
     relayed_events = 0
     estimated = 0

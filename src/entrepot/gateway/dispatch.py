@@ -17,6 +17,7 @@ from entrepot.http1.client import Fault, Response
 from entrepot.providers.answers import Meaning, meaning_of
 from entrepot.snapshot import Candidate
 from entrepot.wire import body
+from entrepot.wire.trace import trace_head
 
 ATTEMPTS = 3
 ANSWER_BYTES = 64 * 1024 * 1024
@@ -83,7 +84,8 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     result, response = "abandoned", None
     try:
         target = candidate.targets[call.operation]
-        response = await line.pool.send("POST", target, candidate.head, body.encode(call.fields))
+        head = candidate.head + trace_head(call.exchange.request.headers)
+        response = await line.pool.send("POST", target, head, body.encode(call.fields))
         answer = await answered(candidate, response)
         result = "answered"
     except Fault:

@@ -35,6 +35,23 @@ CATALOGUE = {
         "From the complete request to the end of its answer, admitted calls only, by operation.",
         ("operation",),
     ),
+    "entrepot_stage_seconds": Description(
+        "histogram",
+        "Of admitted calls, by stage: admit (until decided), ledger (until durable), upstream (until its first byte).",
+        ("stage",),
+    ),
+    "entrepot_deployment_calls_total": Description(
+        "counter",
+        "Calls that named a deployment, by outcome or code of the refusal; *other* past the first 1,000 deployments.",
+        ("account", "deployment", "result"),
+    ),
+    "entrepot_access_log_dropped_total": Description(
+        "counter", "Lines of calls that were not written, since nobody took them."
+    ),
+    "entrepot_shipping_behind": Description(
+        "gauge", "Signed entries of the ledger that a control plane does not have yet; the most of them.", (), "max"
+    ),
+    "entrepot_shipping_failing": Description("gauge", "Control planes that the ledger cannot be shipped to."),
     "entrepot_connections": Description("gauge", "Client connections open now."),
     "entrepot_upstream_healthy": Description("gauge", "Workers that find the upstream in good health.", ("upstream",)),
     "entrepot_ledger_available": Description("gauge", "Workers whose ledger takes entries; the others serve nothing."),

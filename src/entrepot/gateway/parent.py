@@ -7,7 +7,7 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from entrepot.config import Config
@@ -16,6 +16,7 @@ from entrepot.gateway.admin import Admin, Readiness
 from entrepot.gateway.channel import Load
 from entrepot.gateway.hand import Hand
 from entrepot.gateway.metrics import CATALOGUE
+from entrepot.gateway.shipping import Shipper
 from entrepot.gateway.source import Source
 from entrepot.gateway.stores import fresh_table, released
 from entrepot.gateway.tls import server_tls
@@ -32,8 +33,12 @@ AT_START = ("listen", "admin_listen", "workers", "log_name", "limits")  # of `[g
 class Parent:
     """Runs a gateway over a source until SIGTERM or Ctrl-C. Construct, then `run` once."""
 
-    def __init__(self, source: Source, config: Config, workers: int | None = None) -> None:
+    def __init__(
+        self, source: Source, config: Config, workers: int | None = None, shippers: Sequence[Shipper] = ()
+    ) -> None:
+        """`shippers` are run by somebody else; here they are reported on."""
         self._source = source
+        self._shippers = shippers
         self._config = config
         self._workers = workers
         self._metrics = Metrics(CATALOGUE)
@@ -108,6 +113,9 @@ class Parent:
         metrics.set("entrepot_workers", len(statuses))
         metrics.set("entrepot_world_revision", min(revisions, default=0))
         metrics.set("entrepot_world_invalid", self._first_problem() is not None)
+        if self._shippers:
+            metrics.set("entrepot_shipping_behind", max(shipper.behind for shipper in self._shippers))
+            metrics.set("entrepot_shipping_failing", sum(shipper.problem is not None for shipper in self._shippers))
         metrics.set("entrepot_worker_restarts_total", sum(hand.restarts for hand in self._hands))
         return [metrics.report(), *(hand.ended for hand in self._hands), *(status.report for status in statuses)]
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from entrepot.errors import Code, Error
 from entrepot.gateway import local, routes
+from entrepot.gateway.access_log import AccessLog, line_of
 from entrepot.gateway.admit import admit
 from entrepot.gateway.call import NO_OPERATION, Call
 from entrepot.gateway.dispatch import dispatch
@@ -62,6 +63,7 @@ class Gateway:
         self._upstreams = Upstreams()
         self._ids = Ids()
         self._in_force: InForce | None = None
+        self._access_log: AccessLog | None = None
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Decide by `snapshot` from the next call on."""
@@ -70,6 +72,8 @@ class Gateway:
             journal = Journal(self._ledger, snapshot)
             if before is None or before.snapshot.program.release != snapshot.program.release:
                 journal.announce(self._clock_ms())
+        if snapshot.gateway.access_log != "off" and self._access_log is None:
+            self._access_log = AccessLog()
         self._limits.adopt(snapshot)
         self._in_force = InForce(snapshot, self._upstreams.adopt(snapshot), journal)
 
@@ -91,11 +95,15 @@ class Gateway:
         """Add what this worker has served to metrics that hold none of it yet."""
         self._books.report(metrics)
         self._limits.report(metrics)
+        if self._access_log is not None:
+            metrics.count("entrepot_access_log_dropped_total", by=self._access_log.dropped)
         for upstream, good in self.healthy().items():
             metrics.set("entrepot_upstream_healthy", good, (upstream,))
 
     async def close(self) -> None:
         await self._upstreams.close()
+        if self._access_log is not None:
+            await self._access_log.close()
 
     def render_error(self, path: str, status: int, message: str) -> tuple[bytes, bytes]:
         """Headers and body for a request that the HTTP engine refuses before it is a call, or for one that failed."""
@@ -118,7 +126,9 @@ class Gateway:
             call.client_gone = True
             raise
         finally:
-            settle(call, self._books, journal, self._limits, self._clock_ms())
+            result = settle(call, self._books, journal, self._limits, self._clock_ms())
+            if self._access_log is not None and snapshot.gateway.access_log != "off":
+                self._access_log.add(line_of(call, result))
 
     async def _answer(self, call: Call, journal: Journal | None) -> None:
         request = call.exchange.request

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import UNSET
 
@@ -19,6 +19,11 @@ Word = Literal["served", "refused", "failed", "cut", "client_gone"]
 Kind = tuple[str, str, int, str | None, tuple[tuple[str, str], ...]]
 """Operation, outcome, status, error code, and each try's upstream and result: what calls are told apart by."""
 
+STAGES: Final = ("admit", "ledger", "upstream")
+DEPLOYMENTS: Final = 1_000
+"""So many deployments have series of their own in a worker."""
+OTHER: Final = "*other*"
+
 
 class Tally:
     """Calls of one kind: how many, how long, how many tokens."""
@@ -31,11 +36,24 @@ class Tally:
         self.buckets = [0] * (len(BUCKETS_S) + 1)
 
 
+class Stage:
+    """How long one stage of all admitted calls took."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.buckets = [0] * (len(BUCKETS_S) + 1)
+
+
 class Books:
     """The tallies of a worker: one look-up a call, spread over metrics only when they are asked for."""
 
     def __init__(self) -> None:
         self._tallies: dict[Kind, Tally] = {}
+        self._stages = (Stage(), Stage(), Stage())
+        self._deployments: dict[tuple[str, str, str], int] = {}
+        self._named: set[tuple[str, str]] = set()
 
     def book(self, kind: Kind) -> Tally:
         tally = self._tallies.get(kind)
@@ -43,6 +61,36 @@ class Books:
             tally = self._tallies[kind] = Tally()
         tally.calls += 1
         return tally
+
+    def stages(self, call: Call) -> None:
+        """Where the time of an admitted call went, up to its first byte."""
+        judged_s, decided_s, first_s = call.judged_s, call.decided_s, call.first_byte_s
+        admit, ledger, upstream = self._stages
+        took = judged_s - call.started_s  # written out three times: it is done at every call
+        admit.seconds += took
+        admit.buckets[bisect_left(BUCKETS_S, took)] += 1
+        took = decided_s - judged_s
+        ledger.seconds += took
+        ledger.buckets[bisect_left(BUCKETS_S, took)] += 1
+        if first_s is not None:
+            took = first_s - decided_s
+            upstream.seconds += took
+            upstream.buckets[bisect_left(BUCKETS_S, took)] += 1
+
+    def deployment(self, account: str, deployment: str, result: str) -> None:
+        """By deployment, for so many of them; the rest together."""
+        key = (account, deployment, result)
+        known = self._deployments
+        if key in known:
+            known[key] += 1
+            return
+        pair = (account, deployment)
+        if pair not in self._named:
+            if len(self._named) >= DEPLOYMENTS:
+                key = (OTHER, OTHER, result)
+            else:
+                self._named.add(pair)
+        known[key] = known.get(key, 0) + 1
 
     def report(self, metrics: Metrics) -> None:
         """Add all that was booked, to metrics that hold none of it yet."""
@@ -58,17 +106,27 @@ class Books:
                 upstream = attempts[-1][0]
                 metrics.count("entrepot_tokens_total", (upstream, "prompt"), tally.prompt)
                 metrics.count("entrepot_tokens_total", (upstream, "completion"), tally.completion)
+        for stage, took in zip(STAGES, self._stages, strict=True):
+            if any(took.buckets):
+                metrics.add_observed("entrepot_stage_seconds", (stage,), took.buckets, took.seconds)
+        for labels, calls in self._deployments.items():
+            metrics.count("entrepot_deployment_calls_total", labels, calls)
 
 
-def settle(call: Call, books: Books, journal: Journal | None, limits: Limiting, at_ms: int) -> None:
+def settle(call: Call, books: Books, journal: Journal | None, limits: Limiting, at_ms: int) -> Word:
+    """What became of the call, in one word."""
     result = outcome(call)
     if call.held is not None:
         limits.settle(call, spent_in(call), at_ms)
-    code = None if call.error is None else call.error.code.label
+    error = call.error
+    code = None if error is None else error.code.label
+    if call.deployment is not None and call.account is not None:
+        books.deployment(call.account.given.name, call.deployment.name, result if error is None else error.name)
     tally = books.book((call.operation, result, call.status, code, call.attempts))
     if call.admission is not None:
         if journal is not None and result != "refused":
             journal.settle(call, result, at_ms)
+        books.stages(call)
         seconds = now_s() - call.started_s
         tally.seconds += seconds
         tally.buckets[bisect_left(BUCKETS_S, seconds)] += 1
@@ -76,6 +134,7 @@ def settle(call: Call, books: Books, journal: Journal | None, limits: Limiting, 
     if usage is not None:
         tally.prompt += usage.prompt
         tally.completion += usage.completion
+    return result
 
 
 def spent_in(call: Call) -> list[Usage]:

@@ -114,7 +114,12 @@ async def _fill_operator(change: Change, place: Place) -> None:
         (
             "gateway",
             GATEWAY,
-            {"listen": place.listen, "adminListen": place.admin_listen, "territory": place.territory},
+            {
+                "listen": place.listen,
+                "adminListen": place.admin_listen,
+                "territory": place.territory,
+                "accessLog": "on",
+            },
             "",
         ),
         (

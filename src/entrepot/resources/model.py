@@ -50,6 +50,9 @@ class Limits(msgspec.Struct, frozen=True):
     drain_s: float = 30.0
 
 
+AccessLog = Literal["off", "on", "address"]
+
+
 class Gateway(msgspec.Struct, frozen=True):
     listen: str = "127.0.0.1:8080"
     admin_listen: str = "127.0.0.1:9090"
@@ -62,6 +65,7 @@ class Gateway(msgspec.Struct, frozen=True):
     log_name: str = "gateway-1"
     limits: Limits = Limits()
     geo: Geo | None = None
+    access_log: AccessLog = "off"
 
 
 class Site(msgspec.Struct, frozen=True):

@@ -141,6 +141,7 @@ GATEWAY = Shape(
         "log_name": Key(_LOG_NAME),
         "limits": Key(table(LIMITS)),
         "geo": Key(table(GEO)),
+        "access_log": Key(values.one_of(model.AccessLog)),
     },
 )
 SITE = Shape(
