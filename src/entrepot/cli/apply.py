@@ -84,7 +84,7 @@ def apply(  # noqa: PLR0913, PLR0917
     if json:
         print_json({"plan": _told(found), "outcome": outcome})
     else:
-        _tell(outcome)
+        _tell(outcome, folder)
     raise typer.Exit(outcome.status)
 
 
@@ -143,12 +143,16 @@ def _value(value: Any) -> str:
     return "nothing" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _tell(outcome: Outcome) -> None:
+def _tell(outcome: Outcome, folder: Path) -> None:
     for failure in outcome.failures[:_SHOWN]:
         first, *more = failure.lines
         print(f"{failure.verb} {failure.kind} {failure.name}: {first}", file=sys.stderr)
         for line in more:
             print(f"    {line}", file=sys.stderr)
+        account, _, deployment = failure.name.partition("/")
+        if failure.by_policy and failure.kind == "deployment":
+            why = f"--account {account} --deployment {deployment} --operation deploy --origin unknown"
+            print(f"    why: entrepot policy explain {folder} {why}", file=sys.stderr)
     if len(outcome.failures) > _SHOWN:
         print(f"and {len(outcome.failures) - _SHOWN:,} more failures", file=sys.stderr)
     for each in outcome.waiting[:_SHOWN]:

@@ -175,7 +175,10 @@ class _Planning:
         if upstream.credential != "none":
             known = held.digests.get("credential") if held is not None else None
             value = self._secret(upstream.credential, document, known is not None)
-            if value is not None and known == credential_digest(ref(document.id, "credential"), value):
+            kept = known is not None and document.body["properties"].get("baseUrl") == before.get("baseUrl")
+            kept = kept and document.body["properties"].get("proxy") == before.get("proxy")
+            # For another address the control plane wants it again, though it is the same.
+            if kept and value is not None and known == credential_digest(ref(document.id, "credential"), value):
                 value = None
         self._put(document, (held, before), {"credentialValue": value} if value is not None else None)
 

@@ -178,7 +178,8 @@ def _tell(done: Mapping[str, Any], *, json: bool) -> None:
 
 def _show_applied(done: Mapping[str, Any]) -> None:
     properties = done["properties"]
-    told = f"{properties['kind']} of {properties['subject'].rpartition('/')[2]}: {properties['state']}"
+    about = properties.get("release", "")[:19] or f"of {properties['subject'].rpartition('/')[2]}"
+    told = f"{properties['kind']} {about}: {properties['state']}"
     if properties["state"] == "approved":
         told += ", in force" if properties.get("applied") else f", in force from {properties.get('appliesAt')}"
     print(told)
