@@ -176,6 +176,13 @@ def test_an_upstreams_secret_is_written_and_never_shown(served: Plane) -> None:
     for answer in (made, again, staff.get(at), staff.get(f"{ROOT}/upstreams")):
         assert secret not in answer.text
         assert "credentialValue" not in answer.text
+    # Nor is it sent elsewhere by who could not read it.
+    for elsewhere in ({"baseUrl": "http://127.0.0.1:8"}, {"proxy": {"url": "http://127.0.0.1:8", "territory": "SE"}}):
+        refused = staff.patch(at, json={"properties": elsewhere})
+        assert problem(refused)["details"][0]["code"] == "CredentialRequired", refused.text
+        assert staff.put(at, json={"properties": made.json()["properties"] | elsewhere}).status_code == 400
+        moved = staff.patch(at, json={"properties": elsewhere | {"credentialValue": secret}})
+        assert moved.status_code == 200, moved.text
     none = staff.patch(at, json={"properties": {"credential": "none"}})
     assert none.json()["properties"]["credential"] == "none"
     assert staff.patch(at, json={"properties": {"credential": "secret"}}).status_code == 400

@@ -170,6 +170,12 @@ async def _credential(write: Write) -> None:
         await write.change.put_secret(place, value.encode())
         write.properties["credential"] = held
     elif given in (None, held) and write.standing.get("credential") == held:
+        # INVARIANT: whoever may write an upstream cannot learn its credential by having it sent elsewhere.
+        if _address(write.properties) != _address(write.standing):
+            message = (
+                "with another `baseUrl` or proxy the credential is given anew: the one that is kept is for the old"
+            )
+            raise invalid([Detail("CredentialRequired", message, "properties.credentialValue")])
         write.properties["credential"] = held
     elif given == "none":
         await write.change.forget_secrets(place)
@@ -179,6 +185,12 @@ async def _credential(write: Write) -> None:
             "`credentialValue`, where it is kept encrypted and never shown, or `none`"
         )
         raise invalid([Detail("InvalidProperty", message, "properties.credential")])
+
+
+def _address(properties: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Who receives what is sent with an upstream's credential."""
+    proxy = properties.get("proxy")
+    return properties.get("baseUrl"), proxy.get("url") if isinstance(proxy, dict) else proxy
 
 
 async def _organization(write: Write) -> str | None:
