@@ -130,10 +130,12 @@ class Served:
 
 @contextmanager
 def served(data: Path, *more: str) -> Iterator[Served]:
-    """On free ports, until the block ends."""
+    """On free ports, until the block ends; then there is nothing in its log that should not be."""
     with serving(data, *arguments(), "--territory=JP", *more) as (_, told):
         found = Served(data, told)
         try:
             yield found
         finally:
             found.close()
+    log = (data.parent / "stderr").read_text()
+    assert "Traceback" not in log, log[-4_000:]

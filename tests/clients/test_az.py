@@ -132,6 +132,7 @@ def test_two_people_make_an_enterprise_eligible(
     assert (answer.status, answer.headers["x-ms-region"]) == (200, "Japan East")
     assert set(outside.asked) <= {NEWER}
     _on_the_ledger(house, path, two[1])
+    _explained(house, tmp_path / "world")
 
 
 def _on_the_ledger(house: Served, proposal: str, approver: Who) -> None:
@@ -159,3 +160,24 @@ def _on_the_ledger(house: Served, proposal: str, approver: Who) -> None:
     verify = [*entrepot, "verify", str(folder / "ledger"), "--key", str(key)]
     proved = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert proved.returncode == 0, proved.stdout + proved.stderr
+
+
+def _explained(house: Served, world: Path) -> None:
+    """What the operator is told of the person's deployment, had there been one."""
+    entrepot = [sys.executable, "-m", "entrepot"]
+    subprocess.run([*entrepot, "export", str(world), "--data", str(house.folder)], capture_output=True, check=True)
+    accounts = (world / "accounts.toml").read_text()
+    before, found, after = accounts.partition('[[account]]\nname = "lilei"\n')
+    assert found, accounts
+    rest, *others = after.split("\n[[account]]", 1)
+    asked = (
+        '\n[[account.deployment]]\nname = "chat"\nmodel = "gpt-4o"\nversion = "2024-11-20"\nsku = "GlobalStandard"\n'
+    )
+    (world / "accounts.toml").write_text("\n[[account]]".join([before + found + rest + asked, *others]))
+    for account, said in (("lilei", "refuse"), ("yangtze", "allow")):
+        command = [*entrepot, "policy", "explain", str(world), "--account", account, "--deployment", "chat"]
+        told = subprocess.run(
+            [*command, "--origin", "CN", "--operation", "deploy"], capture_output=True, text=True, check=True
+        )
+        assert told.stdout.startswith(said), told.stdout
+        assert ("forbid AOAI-CN-DEPLOY-01" in told.stdout) is (said == "refuse"), told.stdout

@@ -56,7 +56,7 @@ class House:
         do, path = self.people.administrator.do, self.path(name)
         do("PUT", path, {}, location="japaneast", kind="OpenAI", sku={"name": "S0"})
         model = {"format": "OpenAI", "name": "gpt-4o", "version": "2024-11-20"}
-        do("PUT", f"{path}/deployments/chat", {"model": model}, sku={"name": "GlobalStandard", "capacity": 1_000})
+        do("PUT", f"{path}/deployments/chat", {"model": model}, sku={"name": "GlobalStandard", "capacity": 5_000})
         keys: dict[str, str] = do("POST", f"{path}/listKeys")
         return keys
 
@@ -132,6 +132,7 @@ class Load:
                     body = body_of("chat", max_tokens=1)
                     answer = ask(place, body=body, key=key) if fresh else asked(connection, body=body, key=key)
                     calls.append((began, time.monotonic(), answer.status))
+                    time.sleep(0.005)  # what the account may call in a minute is limited
 
         self._threads.append(threading.Thread(target=run))
         self._threads[-1].start()
