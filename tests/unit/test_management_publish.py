@@ -6,9 +6,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from entrepot.management.changes import parent_of
-from entrepot.management.publish import merge
+from entrepot.management.publish import Publisher, Seen, merge
 from entrepot.resources.model import Account, Keys, Organization, Subscription, World
 from entrepot.snapshot import Delta, Published, Revision, applied
 
@@ -81,3 +82,10 @@ def test_what_a_resource_lies_in() -> None:
         ("/subscriptions/S/providers/Microsoft.Authorization/roleAssignments/g", "/subscriptions/s"),
     ):
         assert parent_of(resource) == parent
+
+
+def test_who_asks_for_the_whole_runs_what_it_ran() -> None:
+    publisher = Publisher(Ed25519PrivateKey.generate())
+    publisher.tell("Edge", Seen(Revision(1, 7), True, 1, "::1"))
+    publisher.tell("edge", Seen(None, False, 2, "::1"))
+    assert publisher.seen("edge") == Seen(Revision(1, 7), False, 2, "::1")

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from entrepot.errors import Code, Error
 from entrepot.management import secret
+from entrepot.management.arm import conditions
 from entrepot.management.assignments import keep_an_owner, may_grant
 from entrepot.management.authorize import (
     Caller,
@@ -86,7 +87,7 @@ async def _put(request: Request) -> Response:
         owner = wanted.get("owner") or (before.body["properties"].get("owner") if before is not None else None)
         properties |= {key: value for key, value in (("operator", operator), ("owner", owner)) if value is not None}
         row = change.draft(identity, "principal", {"properties": properties}, operator=(operator or "").lower())
-        row = await change.put(row, if_match=_if_match(request))
+        row = await change.put(row, if_match=conditions.if_match(request, before))
         if before is not None:
             await keep_an_owner(change)
     return answer(rendered(row), 201 if before is None else 200, {"etag": f'"{row.etag}"'})
@@ -106,7 +107,7 @@ async def _delete(request: Request) -> Response:
         for one in await change.list(EVERYTHING, "roleAssignment"):
             if assignment_of(one).principal == row.body["properties"]["appId"]:
                 await change.delete(one.id)
-        await change.delete(row.id, if_match=_if_match(request))
+        await change.delete(row.id, if_match=conditions.if_match(request, row))
         await change.forget_secrets(f"{row.id.lower()}/")
         await keep_an_owner(change)
     return answer(None, 200)
@@ -212,8 +213,3 @@ def _same(wanted: dict[str, str], before: Row) -> None:
 
 def _invalid(target: str, message: str) -> Error:
     return Error(Code.BAD_REQUEST, message, name="InvalidRequestContent", param=target)
-
-
-def _if_match(request: Request) -> str | None:
-    given = request.headers.get("if-match")
-    return given.strip().removeprefix("W/").strip('"') if given else None

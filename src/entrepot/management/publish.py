@@ -104,6 +104,10 @@ class Publisher:
         return self._world.gateways if self._world is not None else {}
 
     def tell(self, name: str, seen: Seen) -> None:
+        """A gateway that asks for the whole says nothing of what it runs: that stays as it was told."""
+        before = self._seen.get(name.lower())
+        if seen.revision is None and before is not None:
+            seen = msgspec.structs.replace(seen, revision=before.revision)
         self._seen[name.lower()] = seen
 
     async def send(self, name: str, secret: str, held: Revision | None, wait_s: float) -> tuple[Revision, bytes] | None:

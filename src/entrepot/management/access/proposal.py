@@ -7,6 +7,7 @@ at once, a policy release perhaps at a later instant, `appliesAt`.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
@@ -60,10 +61,16 @@ class Person(NamedTuple):
         """Whether that is the same person as far as is known: the same principal, or one of the same owner."""
         if self.principal == other.get("principal"):
             return True
-        return self.owner is not None and self.owner == other.get("owner")
+        owner = other.get("owner")
+        return self.owner is not None and isinstance(owner, str) and _plain(self.owner) == _plain(owner)
 
     def plain(self) -> dict[str, str]:
         return {"principal": self.principal, "name": self.name} | ({"owner": self.owner} if self.owner else {})
+
+
+def _plain(name: str) -> str:
+    """A name as people compare it: neither case nor spaces make it another's."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def read(properties: Mapping[str, Any], now_ms: int) -> Proposed:

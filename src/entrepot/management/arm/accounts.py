@@ -114,6 +114,9 @@ async def _subscribed(request: Request, where: Where, group: Row, fresh: dict[st
 
 async def _create(request: Request, where: Where, id_: str, fresh: dict[str, Any]) -> Response:
     async with where.control.change(where.caller.actor, f"{texts.ACCOUNTS}/write") as change:
+        group = id_.split("/")[4]
+        if await change.get(where.caller.tenancy, where.group_id(group)) is None:
+            raise texts.group_missing(group)  # deleted since we looked
         # Keys stand before the row does: the world that is compiled with the row needs them.
         for key in KEYS:
             await change.put_secret(world.ref(id_, key), new_key())

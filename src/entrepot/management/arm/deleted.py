@@ -59,9 +59,10 @@ def check_free(row: Row) -> None:
         raise texts.suspended(row.name)
 
 
-async def purge(change: Change, id_: str) -> None:
-    """Nothing where the account is no longer, or never was, soft-deleted."""
-    if await change.get(EVERYTHING, id_, deleted=True) is not None:
+async def purge(change: Change, id_: str, until_ms: int | None = None) -> None:
+    """Nothing where the account is no longer, or never was, soft-deleted; or with `until_ms` is not due then."""
+    row = await change.get(EVERYTHING, id_, deleted=True)
+    if row is not None and (until_ms is None or _due(row, until_ms)):
         await change.delete(id_)
         await change.forget_secrets(f"{id_.lower()}/")
 
@@ -74,7 +75,7 @@ async def purge_due(control: Control, now_ms: int | None = None) -> int:
         return 0
     async with control.change(ITSELF, f"{_ACTION}/delete") as change:
         for row in due:
-            await purge(change, row.id)
+            await purge(change, row.id, at_ms)  # recovered and deleted anew since, it has its time
     return len(due)
 
 
