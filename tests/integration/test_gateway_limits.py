@@ -14,6 +14,7 @@ import pytest
 from entrepot.sim.server import simulated
 from entrepot.sim.settings import Rule, Settings
 from harness import Account, Answer, Fleet, Gateway, House, Upstream, World, ask, body_of, opened, until
+from redises import private
 
 MANY = (("one", "gpt-4o", "GlobalStandard"), ("two", "gpt-4o", "GlobalStandard"))
 PRICED = """
@@ -29,6 +30,9 @@ def house(running: House) -> House:
     running.openai.use(Settings(keep=20))
     running.openai.seen.clear()
     return running
+
+
+DAILY = 'budgets = [{ amount_micros = 1_000_000, period = "day" }]'
 
 
 def quota(what: str, of: str = "limits") -> str:
@@ -218,3 +222,39 @@ def served(gateway: Gateway, body: bytes, key: str) -> bool:
         return ask(gateway.data, "/v1/chat/completions", body, key).status == 200
     except OSError:
         return False
+
+
+def test_two_gateways_share_limits_and_go_on_alone_while_the_store_is_away(fleet: Fleet, tmp_path: Path) -> None:
+    with simulated(Settings(keep=20)) as sim, private(tmp_path) as store:
+        worlds = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            accounts = [Account("small", capacity=10), Account("money", more=quota(DAILY))]
+            world = World(tmp_path / name / "world", [Upstream("openai", sim.base_url)], accounts)
+            world.gateway = f'log_name = "{name}"\nlimit_store = {{ url = "{store.url}" }}\n{PRICED}'
+            world.write()
+            worlds.append(world)
+        with fleet.gateway(worlds[0], tmp_path / "one") as one, fleet.gateway(worlds[1], tmp_path / "two") as two:
+            key, money = (account.key for account in worlds[0].accounts)
+            body = body_of(max_tokens=1)
+
+            def status(gateway: Gateway, key: str = key) -> int:
+                return ask(gateway.data, "/v1/chat/completions", body, key).status
+
+            answers = [status((one, two)[at % 2]) for at in range(20)]
+            assert 9 <= answers.count(200) <= 12, "ten at once for both together"
+            assert status(two, money) == 200
+            assert one.metric("entrepot_limits_shared") == 1
+            store.kill()
+            until(lambda: one.readiness()["limits_problem"], "it is known")
+            assert one.readiness()["ready"]
+            problem = until(lambda: two.readiness()["limits_problem"], "it is known here too")
+            assert problem.startswith("the store of limits cannot be reached: ")
+            until(lambda: status(two, money) == 503, "budgets wait for the store", 5)
+            assert status(one) == 200, "a share of the limit is admitted"
+            assert one.metric("entrepot_limits_shared") == 0
+            store.start()
+            until(lambda: one.readiness()["limits_problem"] is None, "it is back")
+            assert until(lambda: status(two, money) == 200, "budgets go on")
+        entries = b"".join(path.read_bytes() for path in (tmp_path / "one").rglob("*.entries"))
+        assert b'"degraded":["limits"]' in entries

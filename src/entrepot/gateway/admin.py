@@ -28,7 +28,8 @@ _JSON = render_headers([("content-type", "application/json")])
 class Readiness(msgspec.Struct, frozen=True):
     """What `/readyz` says: `problem` is why the files as they are now are not the world that is served.
 
-    `ledger_problem` is why no call is served, `geo_problem` why origins are unknown.
+    `ledger_problem` is why no call is served, `geo_problem` why origins are unknown, `limits_problem` why limits
+    are not counted with other gateways.
     """
 
     ready: bool
@@ -36,6 +37,7 @@ class Readiness(msgspec.Struct, frozen=True):
     workers: int
     problem: str | None
     ledger_problem: str | None
+    limits_problem: str | None
     geo_problem: str | None
     unhealthy_upstreams: tuple[str, ...]
 

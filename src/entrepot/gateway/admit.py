@@ -47,7 +47,9 @@ async def admit(call: Call, route: Route, journal: Journal | None, limits: Limit
     occasion = Occasion(call.at_ms, origin, route.operation)
     decisions = judge(call.snapshot.program, account, deployment, occasion)
     permitted = tuple(c for c, decision in zip(deployment.candidates, decisions, strict=True) if decision.permit)
-    refused = limits.reserve(call) if permitted else limits.count(call) or refusal(account, decisions)
+    refused = await (limits.reserve(call) if permitted else limits.count(call))
+    if not permitted and refused is None:
+        refused = refusal(account, decisions)
     call.judged_s = now_s()
     if journal is not None:
         await journal.decide(call, origin, decisions, refused)

@@ -64,6 +64,8 @@ class Call:
     """Salt and value of the personal data, for the ledger's side file."""
     held: Held | None = None
     """What it has reserved of limits, until `settle`."""
+    degraded: tuple[str, ...] = ()
+    """What did not work as it should when it was decided: `limits` were local ones."""
     limit_head = b""
     """The headers that tell of limits."""
     place: Place | None = None

@@ -68,6 +68,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     unhealthy: tuple[str, ...]
     geo_problem: str | None
     ledger_problem: str | None
+    limits_problem: str | None
     report: Report
 
 

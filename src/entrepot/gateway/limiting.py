@@ -15,7 +15,7 @@ from entrepot.gateway.bounds import Bound, Bounds, Held, bounds_of
 from entrepot.gateway.call import Call
 from entrepot.ledger.entries import Usage
 from entrepot.limits.rate import window_end_ms, window_of
-from entrepot.limits.reserve import Refusal, State, Store, StoreBusy, Want
+from entrepot.limits.reserve import Refusal, Short, State, Store, StoreBusy, Want
 from entrepot.projections.prices import cost
 from entrepot.resources.model import Price
 from entrepot.snapshot import Snapshot
@@ -26,6 +26,7 @@ from entrepot.wire.usage import BYTES_PER_TOKEN, estimated
 log = logging.getLogger(__name__)
 
 REMEMBERED = 16_384
+DEGRADED = ("limits",)
 MOST_TOKENS = 1_000_000_000
 EMBEDDED = b";base64,"
 """In a body that has an image or a sound in it, whose bytes are no text."""
@@ -45,7 +46,7 @@ class Limiting:
     def adopt(self, snapshot: Snapshot) -> None:
         self._snapshot, self._known = snapshot, {}
 
-    def reserve(self, call: Call) -> Error | None:
+    async def reserve(self, call: Call) -> Error | None:
         """Take what the call may use, all of it or nothing; sets `call.held` and `call.limit_head`."""
         bounds = self._bounds(call)
         prompt, completion = expected(call, bounds)
@@ -56,7 +57,7 @@ class Limiting:
             price = bounds.price(call.at_ms)
             most = [Usage(0, completion, prompt, 0, "estimated")]
             wants += [Want(each.key, each.limit, worth(each, price, most)) for each in bounds.budgets]
-        refusal, states = self._reserve(wants, call.at_ms)
+        refusal, states = await self._reserve(call, wants)
         if refusal is None:
             call.held = Held(bounds, wants[bounds.charged :], price, prompt, completion)
         call.limit_head = head_of(call, bounds, states)
@@ -64,10 +65,10 @@ class Limiting:
             call.limit_head += self._soft(call, bounds, states)
         return None if refusal is None else self._refusal(call, bounds, wants, refusal, states)
 
-    def count(self, call: Call) -> Error | None:
+    async def count(self, call: Call) -> Error | None:
         """A call that the access policy refuses is a request all the same."""
         bounds = self._bounds(call)
-        refusal, states = self._reserve(bounds.asked, call.at_ms)
+        refusal, states = await self._reserve(call, bounds.asked)
         return None if refusal is None else self._refusal(call, bounds, bounds.asked, refusal, states)
 
     def settle(self, call: Call, spent: list[Usage], now_ms: int) -> None:
@@ -88,11 +89,18 @@ class Limiting:
                 used.append(worth(each, held.price, spent))
         self._settle(held.wants, used, now_ms)
 
-    def _reserve(self, wants: list[Want], now_ms: int) -> tuple[Refusal | None, list[State]]:
+    async def _reserve(self, call: Call, wants: list[Want]) -> tuple[Refusal | None, list[State]]:
+        store, now_ms = self._store, call.at_ms
         try:
             if self._unsettled:
                 self._settle_again(now_ms)
-            return self._store.reserve(wants, now_ms), self._store.states(wants, now_ms)
+            try:
+                refusal = store.reserve(wants, now_ms)
+            except Short:
+                refusal = await store.reserve_there(wants, now_ms)
+            if store.degraded:
+                call.degraded = DEGRADED
+            return refusal, store.states(wants, now_ms)
         except StoreBusy as busy:
             raise Error(Code.NOT_READY, "limits cannot be counted now", retry_after_s=1) from busy
 
@@ -114,6 +122,7 @@ class Limiting:
         self._told = {told for told in self._told if told[1] > now_ms}
 
     def report(self, metrics: Metrics) -> None:
+        metrics.set("entrepot_limits_shared", not self._store.degraded)
         for labels, number in self._refused.items():
             metrics.count("entrepot_limited_total", labels, number)
 

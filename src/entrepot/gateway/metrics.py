@@ -30,6 +30,9 @@ CATALOGUE = {
         "Calls that did not fit into a limit, by whose it is (deployment, key, account, organization) and its kind.",
         ("scope", "kind"),
     ),
+    "entrepot_limits_shared": Description(
+        "gauge", "Workers whose limits are counted with all others; the rest admits a share of each limit for itself."
+    ),
     "entrepot_call_seconds": Description(
         "histogram",
         "From the complete request to the end of its answer, admitted calls only, by operation.",

@@ -20,6 +20,7 @@ from entrepot.gateway.shipping import Shipper
 from entrepot.gateway.source import Source
 from entrepot.gateway.stores import fresh_table, released
 from entrepot.gateway.tls import server_tls
+from entrepot.http1.inherited import inherited, matching
 from entrepot.resources.model import Gateway
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Compiled, Delta, Published, encode
@@ -27,7 +28,8 @@ from entrepot.telemetry.metrics import Metrics, Report
 
 log = logging.getLogger(__name__)
 
-AT_START = ("listen", "admin_listen", "workers", "log_name", "limits")  # of `[gateway]`: what a reload cannot change
+# Of `[gateway]`: what a reload cannot change.
+AT_START = ("listen", "admin_listen", "workers", "log_name", "limits", "limit_store")
 
 
 class Parent:
@@ -56,8 +58,9 @@ class Parent:
         allow_open_files()
         self._compiled = await asyncio.to_thread(self._compile, await self._source.first())
         gateway = self._started = self._compiled.snapshot.gateway
-        listeners = listening(gateway.listen, self._workers or gateway.workers, "listen")
-        admin_listener = listening(gateway.admin_listen, 1, "admin_listen")[0]
+        given = inherited(self._config.environ)
+        listeners = listening(gateway.listen, self._workers or gateway.workers, "listen", given)
+        admin_listener = listening(gateway.admin_listen, 1, "admin_listen", given)[0]
         data = str(self._config.data)
         table = fresh_table(self._config.data, len(listeners)) if len(listeners) > 1 else None
         self._hands = [
@@ -100,6 +103,7 @@ class Parent:
             workers=len(serving),
             problem=self._first_problem(),
             ledger_problem=ledger_problem,
+            limits_problem=next((status.limits_problem for status in serving if status.limits_problem), None),
             geo_problem=next((status.geo_problem for status in serving if status.geo_problem), None),
             unhealthy_upstreams=tuple(sorted({name for status in serving for name in status.unhealthy})),
         )
@@ -218,13 +222,19 @@ def allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def listening(where: str, count: int, key: str = "listen") -> list[socket.socket]:
+def listening(where: str, count: int, key: str = "listen", given: Sequence[socket.socket] = ()) -> list[socket.socket]:
     """`count` sockets on one address; with several, the kernel spreads connections over them (SO_REUSEPORT).
 
-    Raises OSError that names the address and the key of `[gateway]` that holds it.
+    One that was `given` is used instead where it has that address, by all alike. Raises OSError that names the address
+    and the key of `[gateway]` that holds it.
     """
     host, _, port = where.rpartition(":")
     host = host.strip("[]")
+    ours = [each for _ in range(count) if (each := matching(given, host, int(port))) is not None]
+    if ours:
+        for each in ours:
+            each.setblocking(False)
+        return ours
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sockets: list[socket.socket] = []
     for _ in range(count):

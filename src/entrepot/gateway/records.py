@@ -170,6 +170,7 @@ def outcome(call: Call, result: entries.Result, at_ms: int) -> bytes:
         Outcome(
             at_ms=at_ms,
             decision=str(call.place),
+            degraded=call.degraded or UNSET,
             first_byte_ms=UNSET if call.first_byte_s is None else round((call.first_byte_s - call.started_s) * 1_000),
             legs=[
                 Leg(ms, tried, upstream, cost)

@@ -1,4 +1,4 @@
-"""Where the processes of one gateway keep what is used of limits: one alone in its memory, several in a table."""
+"""Where a worker keeps what is used of limits: its own memory, a table with other workers, a store with machines."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import logging
 from pathlib import Path
 
+from entrepot.config import Config
 from entrepot.limits.reserve import Memory, Store, StoreBusy
 from entrepot.limits.table import Table
+from entrepot.resources.model import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +35,18 @@ def released(table: Table, number: int) -> None:
         log.warning("what a worker had reserved is given back later", extra={"fields": {"worker": number}})
 
 
-def store_for(data: Path, number: int, workers: int) -> Store:
-    """A worker's own. Raises OSError, StoreBusy."""
+async def store_for(config: Config, gateway: Gateway, name: str, number: int, workers: int) -> Store:
+    """A worker's own; `name` is that of its logs. Raises Error for a reference to nothing, OSError, StoreBusy."""
+    there = gateway.limit_store
+    if there is not None:
+        from entrepot.limits.shared import Shared  # noqa: PLC0415 - a client that most gateways do without
+
+        url = config.resolve_secret(there.url) if there.url.startswith(("env:", "file:")) else there.url
+        shared = Shared(url, name, there.budgets)
+        await shared.start()
+        return shared
     if workers == 1:
         return Memory()
-    table = Table(place_of(data), number, workers)
+    table = Table(place_of(config.data), number, workers)
     table.release(number)
     return table

@@ -16,6 +16,7 @@ from pathlib import Path
 import uvloop
 
 from entrepot.config import Config
+from entrepot.errors import Error
 from entrepot.gateway.budgets import Budgets
 from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Part, Rejected, Status
 from entrepot.gateway.metrics import CATALOGUE
@@ -27,6 +28,8 @@ from entrepot.http1.server import Server
 from entrepot.ledger.entries import Degraded, encode
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.ledger import Ledger
+from entrepot.limits.reserve import Store
+from entrepot.resources import model as declared
 from entrepot.resources.model import Tls
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Compiled, Delta, Revision, Snapshot, decode
@@ -35,6 +38,7 @@ from entrepot.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+REST_S = 1.0  # how long idle connections stay open at the end, for calls that are on their way
 AGE_S = 60.0  # how often what grows old is looked at
 SWITCH_S = 0.0005  # how long calls wait for the interpreter while a snapshot is compiled beside them
 
@@ -52,6 +56,7 @@ class Worker:
         self._gateway: Gateway | None = None
         self._ledger: Ledger | None = None
         self._budgets: Budgets | None = None
+        self._limits: Store | None = None
         self._server: Server | None = None
         self._tls: ssl.SSLContext | None = None
         self._certified: object = None
@@ -78,11 +83,13 @@ class Worker:
                 case _:
                     raise RuntimeError(f"a worker has no use for {type(message).__name__}")
         if self._server is not None:
-            await self._server.drain(self._drain_s)
+            await self._server.drain(self._drain_s, min(REST_S, self._drain_s))
         for task in tasks:
             task.cancel()
         if self._gateway is not None:
             await self._gateway.close()
+        if self._limits is not None:
+            await self._limits.end()
         if self._ledger is not None:
             await self._ledger.close()
         self._channel.close()
@@ -119,10 +126,10 @@ class Worker:
                 await self._channel.send(Behind())
                 return
             if self._ledger is None:
-                await self._open_ledger(compiled.snapshot.gateway.log_name)
+                await self._open_ledger(compiled.snapshot.gateway)
             await self._restore(compiled.snapshot)
             await self._serve(compiled.snapshot)
-        except (WorldInvalid, LedgerRefused, OSError, ValueError) as error:
+        except (WorldInvalid, LedgerRefused, Error, OSError, ValueError) as error:
             await self._channel.send(Rejected(message.revision, str(error)))
             return
         except Exception as error:  # an edge: the world before goes on, and the parent must hear of it
@@ -135,11 +142,13 @@ class Worker:
         self._retired.track(compiled.snapshot)
         await self._channel.send(Loaded(message.revision))
 
-    async def _open_ledger(self, name: str) -> None:
+    async def _open_ledger(self, gateway: declared.Gateway) -> None:
+        name = gateway.log_name
         log_name = f"{name}/w{self._number}"
         self._ledger = await asyncio.to_thread(Ledger.open, self._config.data, key_name=name, name=log_name)
         self._ledger.start()
-        store = store_for(self._config.data, self._number, self._workers)
+        store = await store_for(self._config, gateway, log_name, self._number, self._workers)
+        self._limits = store
         self._budgets = Budgets(self._config.data, log_name, store)
         self._gateway = Gateway(self._ledger, limits=store)
 
@@ -178,13 +187,16 @@ class Worker:
         connections = self._server.connections if self._server else 0
         metrics.set("entrepot_connections", connections)
         if self._gateway is None or self._ledger is None:
-            return Status(None, connections, (), None, None, metrics.report())
+            return Status(None, connections, (), None, None, None, metrics.report())
         self._gateway.report(metrics)
         metrics.set("entrepot_ledger_available", self._ledger.available)
         unhealthy = tuple(name for name, good in self._gateway.healthy().items() if not good)
         geo_problem = self._gateway.geo_problem()
         revision: Revision | None = None if self._compiled is None else self._compiled.revision
-        return Status(revision, connections, unhealthy, geo_problem, self._ledger.problem, metrics.report())
+        limits_problem = None if self._limits is None else self._limits.problem
+        return Status(
+            revision, connections, unhealthy, geo_problem, self._ledger.problem, limits_problem, metrics.report()
+        )
 
 
 def compile_next(before: Compiled | None, parts: list[bytes]) -> Compiled | None:

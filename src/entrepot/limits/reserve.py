@@ -27,6 +27,10 @@ class StoreBusy(Exception):  # noqa: N818 - not an error of anybody's
     """The store cannot be asked now. Nothing was changed, and it may be tried again."""
 
 
+class Short(Exception):  # noqa: N818 - not an error of anybody's
+    """What this process holds does not suffice: `reserve_there` asks for more. Nothing was reserved."""
+
+
 class State(NamedTuple):
     """What is left of a limit, in whole units, and when it is whole again if nothing comes."""
 
@@ -38,9 +42,22 @@ class Store(Protocol):
     """Levels by key. `reserve` takes all wants or none; `settle` must follow exactly once for each that was taken.
 
     Neither waits for anything but other processes of this machine, for microseconds. All may raise StoreBusy.
+    `degraded`: the processes of other machines are not heard of now, and this one admits a share of each limit.
     """
 
-    def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None: ...
+    @property
+    def degraded(self) -> bool: ...
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is degraded."""
+        ...
+
+    def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
+        """May raise Short; then `reserve_there` is to be awaited."""
+        ...
+
+    async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None: ...
 
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
         """`used` units of each want, in their order; those of charged limits are not looked at."""
@@ -56,9 +73,15 @@ class Store(Protocol):
     def forget(self, now_ms: int) -> None:
         """Let go of what is whole again, if that is this process's to do."""
 
+    async def end(self) -> None:
+        """Give back what is held; nothing may be asked of it any more."""
+
 
 class Memory:
     """Levels of one process, gone with it. `forget` keeps it small."""
+
+    degraded = False
+    problem: str | None = None
 
     def __init__(self) -> None:
         self._held: dict[bytes, _Held] = {}
@@ -75,6 +98,9 @@ class Memory:
             else:
                 held.reserved += want.units
         return None
+
+    async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
+        return self.reserve(wants, now_ms)
 
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
         for index, want in enumerate(wants):
@@ -94,6 +120,9 @@ class Memory:
             held = self._now(want, now_ms)
             found.append(state_of(want.limit, held.level, held.reserved, now_ms))
         return found
+
+    async def end(self) -> None:
+        self._held.clear()
 
     def forget(self, now_ms: int) -> None:
         """Drop what is empty again: a key that comes back begins with nothing, as it would have been."""

@@ -45,6 +45,9 @@ class Table:
     so a process that comes back can put its own part right, and nobody else's.
     """
 
+    degraded = False
+    problem: str | None = None
+
     def __init__(self, path: Path, number: int, processes: int, slots: int = SLOTS) -> None:
         """Made if it is not there or of another form; it holds nothing that must survive the machine."""
         self._cell = _SLOT.size + number * _CELL.size
@@ -62,6 +65,9 @@ class Table:
                 os.pwrite(self._fd, head, 0)
         self._map = mmap.mmap(self._fd, size)
         self._places: dict[bytes, int] = {}
+
+    async def end(self) -> None:
+        self.close()
 
     def close(self) -> None:
         self._map.close()
@@ -84,6 +90,9 @@ class Table:
             for place, limit, level, units in taken:
                 self._write(place, limit, level, units)
         return None
+
+    async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
+        return self.reserve(wants, now_ms)
 
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
         """Raises StoreBusy; then nothing is settled, and it may be tried again."""

@@ -151,6 +151,7 @@ _GATEWAY_OBJECTS: Final = {
     "tls": _form(schema.TLS),
     "limits": _form(schema.LIMITS),
     "geo": _form(schema.GEO),
+    "limit_store": _form(schema.LIMIT_STORE),
 }
 _FORMS: Final[Mapping[str, _Form]] = {
     "operator": _form(schema.OPERATOR),

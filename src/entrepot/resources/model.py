@@ -53,6 +53,13 @@ class Limits(msgspec.Struct, frozen=True):
 AccessLog = Literal["off", "on", "address"]
 
 
+class LimitStore(msgspec.Struct, frozen=True):
+    """Redis or Valkey, by which gateways share limits. While it is away budgets refuse (`closed`) or admit (`open`)."""
+
+    url: str
+    budgets: Literal["closed", "open"] = "closed"
+
+
 class Gateway(msgspec.Struct, frozen=True):
     listen: str = "127.0.0.1:8080"
     admin_listen: str = "127.0.0.1:9090"
@@ -65,6 +72,7 @@ class Gateway(msgspec.Struct, frozen=True):
     log_name: str = "gateway-1"
     limits: Limits = Limits()
     geo: Geo | None = None
+    limit_store: LimitStore | None = None
     access_log: AccessLog = "off"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -126,6 +126,11 @@ LIMITS = Shape(
         "drain_s": Key(values.seconds),
     },
 )
+LIMIT_STORE = Shape(
+    "limit_store",
+    model.LimitStore,
+    {"url": Key(values.store_url), "budgets": Key(values.one_of(Literal["closed", "open"]))},
+)
 GATEWAY = Shape(
     "gateway",
     model.Gateway,
@@ -141,6 +146,7 @@ GATEWAY = Shape(
         "log_name": Key(_LOG_NAME),
         "limits": Key(table(LIMITS)),
         "geo": Key(table(GEO)),
+        "limit_store": Key(table(LIMIT_STORE)),
         "access_log": Key(values.one_of(model.AccessLog)),
     },
 )
@@ -353,6 +359,7 @@ INNER = {
         TLS,
         GEO,
         LIMITS,
+        LIMIT_STORE,
         PROXY,
         TIMEOUTS,
         PRICE,
@@ -388,6 +395,7 @@ _INNER_FIX = {
     "deployment": "write `[[account.deployment]]` after its `[[account]]`",
     "limits": "write `[gateway.limits]`, or `limits = { … }` in an `[[account]]` or `[[organization]]`",
     "geo": "write `[gateway.geo]`",
+    "limit_store": "write `[gateway.limit_store]`",
     "tls": "write `[gateway.tls]`",
     "timeouts": "write `timeouts = { … }` in its `[[upstream]]`",
     "egress": "write `egress = [{ … }]` in its `[[account]]`",

@@ -244,6 +244,23 @@ def proxy_url(value: Any, path: Path, key: str | int, sheet: Sheet) -> str:
     return str(value).rstrip("/")
 
 
+def store_url(value: Any, path: Path, key: str | int, sheet: Sheet) -> str:
+    """Where a Redis or Valkey is, or a reference to that, which is looked up where the gateway runs."""
+    found = text(value, path, key, sheet)
+    if found.startswith(("env:", "file:")):
+        return _outside(found)
+    try:
+        parts = urlsplit(found)
+        good = bool(parts.hostname or parts.scheme == "unix") and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good or parts.scheme not in ("redis", "rediss", "unix"):
+        raise Mistake("not the URL of a Redis", 'write such as `"redis://127.0.0.1:6379/0"`, or `"env:LIMIT_STORE"`')
+    if parts.password is not None:
+        sheet.warn((*path, key), "a secret stands here in plain text", "write `env:NAME` or `file:PATH` of the URL")
+    return found
+
+
 def client_key(value: Any, path: Path, key: str | int, sheet: Sheet) -> str:
     """A reference to a client's key. A key in plain text is warned of and goes on as its hash."""
     found = text(value, path, key, sheet)

@@ -1,0 +1,174 @@
+"""Limits over a store: exact together, few round trips, and a share for each process while the store is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from entrepot.limits.rate import DAY_MS, Limit, budget, in_flight, requests_per_minute, tokens_per_minute
+from entrepot.limits.reserve import Refusal, Short, StoreBusy, Want
+from entrepot.limits.shared import Shared
+from redises import Server, private
+
+KEY = b"0123456789abcdef"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with private(tmp_path) as running:
+        yield running
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def reserve(store: Shared, wants: list[Want]) -> Refusal | None:
+    try:
+        return store.reserve(wants, now())
+    except Short:
+        return await store.reserve_there(wants, now())
+
+
+def with_stores(url: str, number: int, work: Callable[[list[Shared]], Awaitable[None]]) -> None:
+    async def run() -> None:
+        stores = [Shared(url, f"g/w{at}") for at in range(number)]
+        for store in stores:
+            await store.start()
+        try:
+            await work(stores)
+        finally:
+            for store in stores:
+                await store.end()
+
+    asyncio.run(run())
+
+
+async def flood(store: Shared, limit: Limit, units: int, seconds: float) -> int:
+    admitted, ends, want = 0, time.monotonic() + seconds, [Want(KEY, limit, units)]
+    while time.monotonic() < ends:
+        if await reserve(store, want) is None:
+            admitted += units
+            store.settle(want, [units], now())
+            await asyncio.sleep(0)
+        else:
+            await asyncio.sleep(0.002)
+    return admitted
+
+
+@pytest.mark.parametrize("limit", [tokens_per_minute(1_200_000, 1_000), requests_per_minute(6_000, 1_000)])
+def test_processes_share_a_limit_exactly_with_few_round_trips(server: Server, limit: Limit) -> None:
+    async def work(stores: list[Shared]) -> None:
+        units, started = 20 if not limit.charged else 1, time.monotonic()
+        admitted = await asyncio.gather(*(flood(store, limit, units, 2.0) for store in stores))
+        took_ms = (time.monotonic() - started) * 1_000
+        assert sum(admitted) <= limit.burst + limit.amount * took_ms / limit.period_ms
+        assert sum(admitted) >= 0.9 * limit.amount * 2_000 / limit.period_ms
+        assert all(admitted)
+
+    with_stores(server.url, 4, work)
+
+
+def test_a_large_limit_needs_no_round_trip_for_each_call(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        store, limit = stores[0], tokens_per_minute(600_000_000)
+        want = [Want(KEY, limit, 1_000)]
+        assert await reserve(store, want) is None
+        store.settle(want, [1_000], now())
+        await asyncio.sleep(0.3)
+        before = store.trips
+        for _ in range(2_000):
+            assert store.reserve(want, now()) is None, "the lease holds two percent: 12 million tokens"
+            store.settle(want, [1_000], now())
+        assert store.trips - before <= 3
+
+    with_stores(server.url, 2, work)
+
+
+def test_small_limits_go_to_the_store_and_are_never_exceeded(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        flights = [Want(KEY, in_flight(3), 1)]
+        taken = [await reserve(stores[at % 2], flights) for at in range(5)]
+        assert [each is None for each in taken] == [True, True, True, False, False]
+        stores[0].settle(flights, [0], now())
+        await asyncio.sleep(0.25)
+        assert await reserve(stores[1], flights) is None, "it was given back"
+
+    with_stores(server.url, 2, work)
+
+
+def test_budgets_are_whole_and_each_process_puts_its_own_part_right(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        one, two = stores
+        limit = budget(10_000_000_000_000, DAY_MS)
+        one.restore(KEY, limit, 6_000_000_000_000, now())
+        want = [Want(KEY, limit, 1_000_000_000_000)]
+        assert await reserve(one, want) is None
+        one.settle(want, [500_000_000_001], now())
+        two.restore(KEY, limit, 2_000_000_000_000, now())
+        await asyncio.sleep(0.3)
+        assert await reserve(two, want) is None
+        two.settle(want, [1_000_000_000_000], now())
+        await asyncio.sleep(0.3)
+        assert await reserve(one, want) is not None, "6 + 0.5 + 2 + 1 are spent of 10"
+        one.restore(KEY, limit, 5_000_000_000_000, now())
+        await asyncio.sleep(0.3)
+        assert await reserve(two, want) is None
+
+    with_stores(server.url, 2, work)
+
+
+def test_without_the_store_each_admits_its_share_and_there_is_no_burst_when_it_is_back(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        limit = requests_per_minute(600, 6_000)
+        want = [Want(KEY, limit, 1)]
+        assert await reserve(stores[0], want) is None
+        await asyncio.sleep(0.3)
+        server.kill()
+        await asyncio.sleep(0.3)
+        alone = [0, 0]
+        for at, store in enumerate(stores):
+            while await reserve(store, want) is None:
+                alone[at] += 1
+                assert alone[at] < 100
+        assert all(store.degraded for store in stores)
+        assert all(25 <= number <= 40 for number in alone), "half of sixty each"
+        with pytest.raises(StoreBusy):
+            await reserve(stores[0], [Want(b"b" * 16, budget(1_000_000), 1)])
+        server.start()
+        end = time.monotonic() + 10
+        while any(store.degraded for store in stores):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
+        more = 0
+        for store in stores:
+            while await reserve(store, want) is None:
+                more += 1
+                assert more < 100
+        assert more <= 25, "what was used alone counts"
+
+    with_stores(server.url, 2, work)
+
+
+def test_what_a_dead_process_held_is_free_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("entrepot.limits.shared.ALIVE_MS", 400)
+
+    async def work(stores: list[Shared]) -> None:
+        dead = Shared(server.url, "g/dead")
+        await dead.start()
+        want = [Want(KEY, in_flight(1), 1)]
+        assert await reserve(dead, want) is None
+        assert await reserve(stores[0], want) is not None
+        dead._ended = True
+        assert dead._task is not None
+        await dead._task
+        await dead._redis.aclose()
+        await asyncio.sleep(0.8)
+        assert await reserve(stores[0], want) is None
+
+    with_stores(server.url, 1, work)
