@@ -150,6 +150,11 @@ _PLAIN: Final[Mapping[Reader, Schema]] = {
         "pattern": rf"^https?://{_HOST}(:[1-9][0-9]{{0,3}})?(/[A-Za-z0-9._~-]+)*/?$",
         "description": "`http` or `https`; no query, no user and password",
     },
+    values.store_url: {
+        "type": "string",
+        "pattern": rf"^(rediss?://{_HOST}(:[1-9][0-9]{{0,3}})?(/[0-9]{{1,2}})?|env:[A-Za-z_][A-Za-z0-9_]*)$",
+        "description": "`redis://`, `rediss://` or `unix://`; `env:NAME` or `file:PATH` is looked up by the gateway",
+    },
     values.proxy_url: {
         "type": "string",
         "pattern": rf"^http://([A-Za-z0-9]+(:[A-Za-z0-9]+)?@)?{_HOST}:[1-9][0-9]{{0,3}}/?$",
