@@ -12,6 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Select, select, text
+from sqlalchemy.exc import DBAPIError
 
 from databases import Postgres, cluster
 from entrepot.errors import Code, Error
@@ -410,6 +411,12 @@ def test_secrets_are_never_in_the_clear(url: str, tmp_path: Path) -> None:
             await tx.forget_secrets("/a/")
             await tx.forget_secret("/b/key1")
         assert await store.secrets() == {"/a_/key1": b"Sesam/a_/key1"}
+
+        # Nor in what is told of a statement that fails.
+        async with store.engine.connect() as connection:
+            with pytest.raises(DBAPIError) as told:
+                await connection.execute(text("SELECT name FROM nowhere WHERE name = :value"), {"value": "Sesam"})
+        assert "Sesam" not in str(told.value)
 
         # Under another reference it is nothing.
         async with store.engine.begin() as connection:

@@ -27,6 +27,7 @@ _POOL = 8
 # PostgreSQL's SQLSTATE: connection exception, insufficient resources, the server is stopped or starts.
 _ENDING = ("08", "53", "57P")
 
+# INVARIANT: what a statement that fails was given, which is tenants' records, stands in no log: `hide_parameters`.
 FAULTS = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
@@ -56,7 +57,7 @@ def _sqlite(path: Path) -> AsyncEngine:
         sqlite3.connect(path).close()
     except (sqlite3.Error, OSError) as exc:
         raise unavailable(exc, f"the file is `{path}`") from exc
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=_POOL, max_overflow=0)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=_POOL, max_overflow=0, hide_parameters=True)
 
     def connected(connection: Any, _record: Any) -> None:
         # Transactions are begun below, not by the driver, which would begin them too late and as readers.
@@ -86,7 +87,12 @@ def _postgresql(url: str) -> AsyncEngine:
         )
 
     return create_async_engine(
-        "postgresql+asyncpg://", async_creator=connect, pool_size=_POOL, max_overflow=_POOL, pool_pre_ping=True
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        pool_size=_POOL,
+        max_overflow=_POOL,
+        pool_pre_ping=True,
+        hide_parameters=True,
     )
 
 
