@@ -12,6 +12,7 @@ import typer
 
 from entrepot.config import Config
 from entrepot.errors import Code, Error
+from entrepot.http1.inherited import inherited
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.management.first import SECRET_FILE, Begun
 from entrepot.management.running import Options, Told, prepare, run
@@ -58,6 +59,7 @@ def control(  # noqa: PLR0913, PLR0917
         admin_listen=admin_listen,
         territory=territory,
         local_gateway=local_gateway,
+        given=tuple(inherited(config.environ)),
     )
 
     def ready(told: Told, begun: Begun) -> None:

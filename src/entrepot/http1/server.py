@@ -76,11 +76,18 @@ class Server:
         )
         self._listeners.append(listener)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Stops accepting, closes idle connections, lets running exchanges finish, and cuts what is left then."""
+    async def drain(self, timeout_s: float, rest_s: float = 0.0) -> None:
+        """Stops accepting, closes idle connections, lets running exchanges finish, and cuts what is left then.
+
+        What comes on idle connections within `rest_s` is answered, with `Connection: close`: a client may have sent it
+        before it could know (RFC 9112 §9.6).
+        """
         self.draining = True
         for listener in self._listeners:
             listener.close()
+        if rest_s and await self._quiet_within(rest_s):
+            self.clock.stop()
+            return
         for connection in list(self._open):
             connection.drain()
         if not await self._quiet_within(timeout_s):

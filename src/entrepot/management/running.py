@@ -16,6 +16,7 @@ import msgspec
 import uvicorn
 
 from entrepot.errors import Code, Error
+from entrepot.http1.inherited import matching
 from entrepot.identity import certificates
 from entrepot.management.app import app
 from entrepot.management.authority import Site
@@ -42,7 +43,8 @@ log = logging.getLogger(__name__)
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """`data_listen` and `admin_listen` are the local gateway's; None leaves what was set before.
 
-    `url` is the control plane's own where clients reach it by another name than this machine's.
+    `url` is the control plane's own where clients reach it by another name than this machine's. `given` are listening
+    sockets that a supervisor holds.
     """
 
     data: Path
@@ -54,6 +56,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     admin_listen: str | None = None
     territory: str = UNKNOWN
     local_gateway: bool = False
+    given: tuple[socket.socket, ...] = ()
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -95,7 +98,7 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
     """Serve until SIGTERM or SIGINT; a second one ends it at once. Raises Error where it cannot start."""
     os.umask(0o077)  # also for the files of the database
     prepare(options.data)
-    listener = _listening(options.listen)
+    listener = matching(options.given, *_split(options.listen)) or _listening(options.listen)
     site, hosts = _names(options, listener)
     issued = certificates.ensure(options.data / "ca", hosts)
     database = options.database or f"sqlite:///{(options.data / DATABASE).resolve()}"

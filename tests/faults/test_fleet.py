@@ -1,0 +1,15 @@
+"""A slice of `fleet.py`, which is run by hand: a gateway and two control planes over one PostgreSQL, two restarted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fleet import roll
+
+
+@pytest.mark.timeout(180)
+def test_no_call_fails_while_processes_are_restarted(tmp_path: Path) -> None:
+    load = roll(tmp_path, gateways=1, controls=2, rounds=1, clients=1, pause_s=0.3, spared=1)
+    assert not load.failures
+    assert min(load.results["sdk served"], load.results["plain served"]) > 20
