@@ -154,6 +154,19 @@ def test_assignments_that_are_wrong(admin: httpx.Client, properties: dict[str, s
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
 
 
+def test_an_assignment_is_not_of_the_kind_of_what_it_is_at(up: Plane, admin: httpx.Client) -> None:
+    """It changes nothing of it: neither is anything but grants published, nor the policy compiled anew."""
+    program = up.control.program
+    assert admin.put("/providers/Entrepot.Access/gateways/edge", json={"properties": {}}).status_code == 201
+    kinds = ("organizations/northwind", "operators/north", "upstreams/up-sweden", "regions/japaneast", "gateways/edge")
+    for each in (f"/providers/Entrepot.Access/{kind}" for kind in kinds):
+        made = give(admin, each, READER, CLIENTS["north-tenant"])
+        assert made.status_code == 201, made.text
+        assert admin.delete(made.json()["id"]).status_code == 200
+    assert up.control.program is program
+    assert admin.delete("/providers/Entrepot.Access/gateways/edge").status_code == 200
+
+
 def test_the_last_owner_of_the_instance_stays(up: Plane, admin: httpx.Client) -> None:
     found = admin.get(f"/{ROLES}/roleAssignments", params={"$filter": f"principalId eq '{CLIENTS['admin']}'"}).json()
     (own,) = found["value"]

@@ -41,6 +41,7 @@ _ACCESS: Final = "/providers/entrepot.access/"
 _WHOLE: Final = tuple(
     f"{_ACCESS}{each}/" for each in ("operators", "regions", "providers", "models", "upstreams", "sites", "settings")
 )
+_ASSIGNED: Final = "/providers/microsoft.authorization/"
 _ACCOUNTS: Final = f"/providers/{COGNITIVE}/accounts/".lower()
 _USERS_SHOWN: Final = 5
 
@@ -103,14 +104,15 @@ class _Reader:
         self._disabled = set(world.disabled)
 
     async def read(self) -> None:
-        touched = self._touched
+        # What is assigned at a resource has an id below it, and is none of its kind.
+        touched = [key for key in self._touched if _ASSIGNED not in key]
         self.whole = any(key.startswith(_WHOLE) for key in touched)
         releases = [key for key in touched if key.startswith(f"{_ACCESS}policyreleases/")]
         gateways = [key for key in touched if key.startswith(f"{_ACCESS}gateways/")]
         self.gateways = {key.rpartition("/")[2] for key in gateways}
         if self.whole or releases or gateways:
             await self._frame(releases)
-        if any(map(concerns_access, touched)):
+        if any(map(concerns_access, self._touched)):
             self._access()
         await self._clients()
 
@@ -166,9 +168,11 @@ class _Reader:
         organizations, subscriptions = {**self.world.organizations}, {**self.world.subscriptions}
         accounts, touched_accounts = {**self.world.accounts}, set[str]()
         for key, row in self._touched.items():
+            if _ASSIGNED in key:
+                continue
             if key.startswith(f"{_ACCESS}organizations/"):
                 self._organization(key, row, organizations)
-            elif not key.startswith("/subscriptions/") or "/microsoft.authorization/" in key:
+            elif not key.startswith("/subscriptions/"):
                 continue
             elif key.count("/") == 2:
                 self._contract(key, row, subscriptions)
