@@ -319,6 +319,10 @@ def test_a_suspension_is_not_shaken_off(tenant: httpx.Client, group: str, up: Pl
     assert code(tenant.delete(group)) == (409, "AccountSuspended")
     assert code(tenant.patch(path, json={"properties": {"state": "active"}})) == (400, "PropertyNotWritable")
     assert tenant.put(path, json=BODY).json()["properties"]["state"] == "suspended"
+    # Nor the record of it.
+    assert tenant.get(path).json()["properties"]["suspension"]["reason"] == "a test"
+    forged = {"properties": {"suspension": {"reason": "none"}}}
+    assert code(tenant.patch(path, json=forged)) == (400, "PropertyNotWritable")
 
 
 def test_what_is_due_is_purged_by_itself(tenant: httpx.Client, group: str, up: Plane) -> None:

@@ -52,7 +52,10 @@ _DEPLOYMENT_OUTPUT = frozenset(
 # INVARIANT: what the policy reads of an account or its owner is never written through this API.
 _PROPOSED = frozenset({"residency", "egress"})
 _OPERATORS = frozenset(
-    {"organization", "operator", "channel", "state", "kyc", "licence", "screening", "eligibility", "flag", "owners"}
+    {
+        *("organization", "operator", "channel", "state", "suspension"),
+        *("kyc", "licence", "screening", "eligibility", "flag", "owners"),
+    }
 )
 PROTECTED = _PROPOSED | _OPERATORS
 
@@ -229,10 +232,10 @@ def _advice(key: str, id: str) -> str:  # noqa: A002
             f'proposals/{{guid}}` with `{{"properties":{{"kind":"{key}","subject":"{id}","change":{{…}},'
             f'"reason":"…"}}}}`'
         )
-    if key == "state":
+    if key in ("state", "suspension"):
         return (
-            "`properties.state` is the operator's: it suspends an account with `POST {account}/suspend` and lifts that "
-            "with an approved proposal of kind `reinstatement`"
+            f"`properties.{key}` is the operator's: it suspends an account with `POST {id}/suspend` and lifts that with "
+            "an approved proposal of kind `reinstatement`"
         )
     return f"`properties.{key}` follows from the subscription and its organization, which the operator keeps; ask it"
 
