@@ -234,8 +234,8 @@ def _advice(key: str, id: str) -> str:  # noqa: A002
         )
     if key in ("state", "suspension"):
         return (
-            f"`properties.{key}` is the operator's: it suspends an account with `POST {id}/suspend` and lifts that with "
-            "an approved proposal of kind `reinstatement`"
+            f"`properties.{key}` is the operator's: it suspends an account with `POST {id}/suspend` and lifts that "
+            "with an approved proposal of kind `reinstatement`"
         )
     return f"`properties.{key}` follows from the subscription and its organization, which the operator keeps; ask it"
 
