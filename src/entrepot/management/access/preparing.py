@@ -17,6 +17,7 @@ from entrepot.management.access.effects import applied, check_change
 from entrepot.management.access.fitting import fit
 from entrepot.management.access.instants import iso
 from entrepot.management.access.proposal import KINDS, Proposed
+from entrepot.management.access.writing import WITHHELD
 from entrepot.management.authorize import INSTANCE, Caller, chain_of, may, not_found, require
 from entrepot.management.changes import Change
 from entrepot.policy import Program
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 WRITE: Final = f"{ACCESS}/proposals/write"
 TENANT: Final = f"{ACCESS}/proposals/tenant/action"
-WITHHELD: Final = ""
 
 
 class Subject(NamedTuple):
