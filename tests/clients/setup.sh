@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 UV_PROJECT_ENVIRONMENT=.venv-openai2 UV_PYTHON_DOWNLOADS=never \
     .venv/bin/uv sync --frozen --quiet --python .venv/bin/python --only-group openai2
 UV_PROJECT_ENVIRONMENT=.venv-az UV_PYTHON_DOWNLOADS=never \
-    .venv/bin/uv sync --frozen --quiet --compile-bytecode --python .venv/bin/python --only-group azcli
+    .venv/bin/uv sync --frozen --quiet --python .venv/bin/python --only-group azcli
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
