@@ -163,6 +163,8 @@ def filled(route: Route, world: World) -> list[tuple[str, str]]:
         "definition": "acdd72a7-3385-48ef-bd42-f606fba81ae7",
         "id": str(uuid.UUID(int=0)),
         "tenant": world.served.tenant,
+        "log": "edge-1_w0_2026-11_0",
+        "first": "00000000",
     }
     if path.startswith(f"{ROOT}/") and (collection := path.split("/")[3]) in NAMES:
         values["name"] = NAMES[collection]

@@ -21,11 +21,23 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from entrepot.errors import Code, Error
-from entrepot.management import access, arm, assignments, authority, enrol, graph, principals, publish, shipping
+from entrepot.management import (
+    access,
+    arm,
+    assignments,
+    authority,
+    enrol,
+    graph,
+    metrics,
+    principals,
+    publish,
+    shipping,
+)
 from entrepot.management.arm.deleted import purge_due
 from entrepot.management.authority import Authority, Site
 from entrepot.management.authorize import Directory
 from entrepot.management.control import Control
+from entrepot.telemetry.metrics import Metrics
 from entrepot.wire.arm import problem, problem_headers
 
 PATH_BYTES = 8_192
@@ -44,6 +56,7 @@ async def app(control: Control, site: Site) -> Starlette:
             *enrol.routes(),
             *publish.routes(),
             *shipping.routes(),
+            *metrics.routes(),
             *assignments.routes(),
             *principals.routes(),
             *graph.routes(),
@@ -56,6 +69,7 @@ async def app(control: Control, site: Site) -> Starlette:
     )
     made.router.redirect_slashes = False
     made.state.control = control
+    made.state.metrics = Metrics(metrics.CATALOGUE)
     made.state.shipments = shipping.Shipments(control.data)
     made.state.directory = directory
     made.state.authority = found
@@ -126,6 +140,7 @@ class Edge:
             self._line(request, status, begun)
 
     def _line(self, request: Request, status: int, begun: float) -> None:
+        metrics.count(request.app, request.method, status)
         fields = {
             "method": request.method,
             "path": request.scope["path"][:512],

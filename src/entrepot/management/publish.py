@@ -57,6 +57,7 @@ class Publisher:
         self._wholes: dict[str, Revision] = {}  # gateways that need the whole if they run less than this
         self._published = asyncio.Event()
         self._seen: dict[str, Seen] = {}
+        self._times: deque[tuple[Revision, int]] = deque(maxlen=KEPT)
         self._released = False
 
     @property
@@ -72,9 +73,17 @@ class Publisher:
         """As this control plane saw it; None when the gateway has not asked since the start."""
         return self._seen.get(gateway.lower())
 
+    def behind_ms(self, seen: Seen) -> int:
+        """Since when there is something that a gateway did not run when it asked; 0 if there is nothing."""
+        if seen.revision == self._revision:
+            return 0
+        newer = (at_ms for revision, at_ms in self._times if seen.revision is None or revision > seen.revision)
+        return max(0, now_ms() - next(newer, self._times[-1][1]))
+
     def publish(self, step: Step, revision: Revision) -> None:
         """From here on gateways get this; those that wait, at once."""
         self._world, self._revision = step.world, revision
+        self._times.append((revision, now_ms()))
         if step.delta is None:
             self._deltas.clear()
         else:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import uvicorn
+from starlette.applications import Starlette
 
 from entrepot.errors import Code, Error
 from entrepot.http1.inherited import matching
@@ -109,8 +110,9 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
         site = await _gateway(control, site, options)
         told = Told(site.url, str(issued.ca.resolve()), site.tenant, begun.client_id, site.data_url)
         _write(options.data / CONTROL_FILE, msgspec.json.format(msgspec.json.encode(told)) + b"\n")
+        served = await app(control, site)
         config = uvicorn.Config(
-            await app(control, site),
+            served,
             http="h11",  # it bounds the head of a request; the other engine does not
             ws="none",
             lifespan="on",
@@ -127,7 +129,7 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         server = _Server(config, lambda: ready(told, begun))
         _until_signalled(server, control)
-        async with _following(control, options.data):
+        async with _following(control, options.data, served):
             await server.serve([listener])
     finally:
         await control.close()
@@ -135,9 +137,10 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
 
 
 @contextlib.asynccontextmanager
-async def _following(control: Control, data: Path) -> AsyncIterator[None]:
+async def _following(control: Control, data: Path, served: Starlette) -> AsyncIterator[None]:
     """Meanwhile the logs of gateways, of this machine or shipped to it, are read into projections."""
     follower = Follower(Projected(control.store), followed(data, control.publisher))
+    served.state.follower = follower
     task = asyncio.create_task(follower.run())
     try:
         yield

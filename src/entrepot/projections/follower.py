@@ -63,6 +63,10 @@ class Follower:
         """`sources` is asked each time, in a thread: gateways come and go."""
         self.problems: dict[str, str] = {}
         self.again_s = _AGAIN_S
+        self.taken = 0
+        """How many entries, since it was made."""
+        self.done_s = time.monotonic()
+        """When it last came to the end of all logs."""
         self._projected = projected
         self._sources = sources
         self._tails: dict[tuple[Path, Key], Tail] = {}
@@ -72,7 +76,8 @@ class Follower:
         """Until it is cancelled."""
         while True:
             try:
-                await self.follow()
+                self.taken += await self.follow()
+                self.done_s = time.monotonic()
             except Error as error:
                 log.error("the follower cannot go on", extra={"fields": {"problem": error.message}})
             except Exception:  # must survive what a ledger's files may hold
