@@ -11,6 +11,9 @@ from typing import Any
 import openai
 import pytest
 
+from entrepot.ledger.disclosed import disclosed
+from entrepot.ledger.read import entries_of, folders_of
+from entrepot.projections.refusals import Refusals
 from entrepot.sim.server import simulated
 from entrepot.sim.settings import Rule, Settings
 from harness import Account, Answer, Fleet, Gateway, House, Upstream, World, ask, body_of, opened, until
@@ -161,6 +164,29 @@ def test_a_budget_tells_in_time_and_then_stops(house: House) -> None:
 def test_refusals_by_policy_count_as_requests_of_the_key(house: House) -> None:
     assert call(house, "forbidden").status == 403
     assert "of this key on requests" in refused(call(house, "forbidden"))["message"]
+
+
+def test_refusals_past_the_key_s_limit_are_counted_together(fleet: Fleet, tmp_path: Path) -> None:
+    with simulated() as sim:
+        accounts = [Account("forbidden", kyc="none", more=quota("requests_per_minute = 12", "key_limits"))]
+        world = World(tmp_path / "world", [Upstream("openai", sim.base_url)], accounts)
+        world.write()
+        data = tmp_path / "entrepot-data"
+        with fleet.gateway(world, tmp_path, "--data", str(data)) as gateway:
+            key = accounts[0].key
+            answers = [ask(gateway.data, "/v1/chat/completions", body_of(), key) for _ in range(30)]
+            statuses = [answer.status for answer in answers]
+            assert statuses.count(403) in {2, 3}
+            assert statuses.count(429) == 30 - statuses.count(403)
+            assert sum("x-entrepot-receipt" in answer.headers for answer in answers) in {12, 13}
+            gateway.signal(signal.SIGTERM)
+            gateway.wait()
+        usage = Refusals()
+        for folder in folders_of(data / "ledger"):
+            for read in entries_of(folder):
+                usage.take(read)
+        assert sum(usage.cells.values()) == 30
+        assert disclosed(data / "ledger").findings == []
 
 
 def test_a_stock_client_waits_as_it_is_told_and_succeeds(house: House) -> None:

@@ -51,7 +51,11 @@ async def admit(call: Call, route: Route, journal: Journal | None, limits: Limit
     if not permitted and refused is None:
         refused = refusal(account, decisions)
     call.judged_s = now_s()
-    if journal is not None:
+    if journal is None:
+        pass
+    elif refused is not None and journal.aggregated.is_past(call):
+        journal.aggregated.add(call, refused, decisions)
+    else:
         await journal.decide(call, origin, decisions, refused)
     call.decided_s = now_s()
     if refused is not None:

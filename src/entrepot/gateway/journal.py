@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entrepot.errors import Code, Error
+from entrepot.gateway.aggregated import Aggregated
 from entrepot.gateway.call import Call
 from entrepot.gateway.records import Records, outcome
 from entrepot.ledger.entries import Result
@@ -14,10 +15,11 @@ from entrepot.snapshot import Snapshot
 
 
 class Journal:
-    """Writes what the calls of one snapshot were decided and became."""
+    """Writes what the calls of one snapshot were decided and became. `aggregated` outlives it."""
 
-    def __init__(self, ledger: Ledger, snapshot: Snapshot) -> None:
+    def __init__(self, ledger: Ledger, snapshot: Snapshot, aggregated: Aggregated) -> None:
         self._ledger = ledger
+        self.aggregated = aggregated
         self._records = Records(snapshot, snapshot.revision.number())
 
     def announce(self, at_ms: int) -> None:

@@ -11,6 +11,7 @@ from entrepot.errors import Code, Error
 from entrepot.gateway import local, routes
 from entrepot.gateway.access_log import AccessLog, line_of
 from entrepot.gateway.admit import admit
+from entrepot.gateway.aggregated import Aggregated
 from entrepot.gateway.call import NO_OPERATION, Call
 from entrepot.gateway.dispatch import dispatch
 from entrepot.gateway.heads import id_head, id_lines
@@ -58,6 +59,7 @@ class Gateway:
         """`limits` holds what is used of them; without one it is this process's own memory."""
         self._ledger = ledger
         self._limits = Limiting(limits or Memory())
+        self._aggregated = Aggregated()
         self._clock_ms = clock_ms
         self._books = Books()
         self._upstreams = Upstreams()
@@ -69,7 +71,7 @@ class Gateway:
         """Decide by `snapshot` from the next call on."""
         before, journal = self._in_force, None
         if self._ledger is not None:
-            journal = Journal(self._ledger, snapshot)
+            journal = Journal(self._ledger, snapshot, self._aggregated)
             if before is None or before.snapshot.program.release != snapshot.program.release:
                 journal.announce(self._clock_ms())
         if snapshot.gateway.access_log != "off" and self._access_log is None:
@@ -100,7 +102,14 @@ class Gateway:
         for upstream, good in self.healthy().items():
             metrics.set("entrepot_upstream_healthy", good, (upstream,))
 
+    def note(self, *, all_of_them: bool = False) -> None:
+        """Put refusals that were only counted into the ledger, of the minutes that are over."""
+        if self._ledger is not None:
+            for entry, personal in self._aggregated.due(self._clock_ms(), all_of_them=all_of_them):
+                self._ledger.outcome(entry, personal)
+
     async def close(self) -> None:
+        self.note(all_of_them=True)
         await self._upstreams.close()
         if self._access_log is not None:
             await self._access_log.close()

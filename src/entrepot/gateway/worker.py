@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 REST_S = 1.0  # how long idle connections stay open at the end, for calls that are on their way
 AGE_S = 60.0  # how often what grows old is looked at
+NOTE_S = 5.0  # how soon after its minute a count of refusals is an entry
 SWITCH_S = 0.0005  # how long calls wait for the interpreter while a snapshot is compiled beside them
 
 
@@ -67,7 +68,7 @@ class Worker:
         self._drain_s = 0.0
 
     async def run(self) -> None:
-        tasks = [asyncio.create_task(self._age()), asyncio.create_task(self._take_loads())]
+        tasks = [asyncio.create_task(each) for each in (self._age(), self._note(), self._take_loads())]
         while (message := await self._channel.receive()) is not None:
             match message:
                 case Part():
@@ -115,6 +116,12 @@ class Worker:
                     await asyncio.to_thread(self._budgets.advance, wall_clock_ms())
                 except (OSError, ValueError) as error:  # the next start reads more
                     log.warning("what was spent is not kept", extra={"fields": {"problem": str(error)}})
+
+    async def _note(self) -> None:
+        while True:
+            await asyncio.sleep(NOTE_S)
+            if self._gateway is not None:
+                self._gateway.note()
 
     async def _load(self, message: Load, parts: list[bytes]) -> None:
         before = self._compiled

@@ -152,12 +152,12 @@ class Ledger:
         """
         return await self.decide(entry, None)
 
-    def outcome(self, entry: bytes) -> None:
+    def outcome(self, entry: bytes, private: bytes | None = None) -> None:
         """Append an outcome, or any entry that nobody waits for: it goes with the next write, or within 50 ms.
 
         Never lost while the process lives: what cannot be written now is kept until it can be.
         """
-        self._pending.add(entry, None, None)
+        self._pending.add(entry, private, None)
         if entry.startswith(OUTCOME):
             self._under_way -= 1
         if not (self._timed or self._writing or self._called):

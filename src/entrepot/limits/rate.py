@@ -159,8 +159,3 @@ def poured(limit: Limit, held: Level, units: int, now_ms: int) -> Level:
     """`units` were used; the level may rise above the bucket, as real use cannot be refused any more."""
     level, at_ms = leaked(limit, held, now_ms)
     return Level(level + units * limit.period_ms, at_ms)
-
-
-def remaining(limit: Limit, level: int, reserved: int) -> int:
-    """Whole units that would fit now."""
-    return max(0, (limit.capacity - level) // limit.period_ms - reserved)

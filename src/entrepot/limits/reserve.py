@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, remaining, wait_ms, window_end_ms
+from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, wait_ms, window_end_ms
 
 
 class Want(NamedTuple):
@@ -87,27 +87,31 @@ class Memory:
         self._held: dict[bytes, _Held] = {}
 
     def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
+        taken = []
         for index, want in enumerate(wants):
-            limit, held = want.limit, self._now(want, now_ms)
-            if not fits(limit, held.level, held.reserved, want.units):
-                return Refusal(index, wait_ms(limit, held.level, held.reserved, want.units, now_ms))
-        for want in wants:
-            held = self._held[want.key]
-            if want.limit.charged:
-                held.level += want.units * want.limit.period_ms
+            held, units = self._now(want, now_ms), want[2]
+            # The common case of `fits`, written out: this runs for every call.
+            if held.level + (held.reserved + units) * held.period_ms > held.capacity:
+                limit = held.limit
+                if not fits(limit, held.level, held.reserved, units):
+                    return Refusal(index, wait_ms(limit, held.level, held.reserved, units, now_ms))
+            taken.append(held)
+        for held, want in zip(taken, wants, strict=True):
+            if held.charged:
+                held.level += want[2] * held.period_ms
             else:
-                held.reserved += want.units
+                held.reserved += want[2]
         return None
 
     async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         return self.reserve(wants, now_ms)
 
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
-        for index, want in enumerate(wants):
-            if not want.limit.charged:
-                held = self._now(want, now_ms)
-                held.level += used[index] * want.limit.period_ms
-                held.reserved -= want.units
+        for want, real in zip(wants, used, strict=True):
+            held = self._now(want, now_ms)
+            if not held.charged:
+                held.level += real * held.period_ms
+                held.reserved -= want[2]
 
     def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
         held = self._now(Want(key, limit, 0), now_ms)
@@ -117,8 +121,10 @@ class Memory:
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
         found = []
         for want in wants:
-            held = self._now(want, now_ms)
-            found.append(state_of(want.limit, held.level, held.reserved, now_ms))
+            held = self._held.get(want[0])
+            if held is None or held.at_ms < now_ms:
+                held = self._now(want, now_ms)
+            found.append(state_of(held.limit, held.level, held.reserved, now_ms))
         return found
 
     async def end(self) -> None:
@@ -134,32 +140,48 @@ class Memory:
 
     def _now(self, want: Want, now_ms: int) -> _Held:
         """What is held, with its level brought to now, under the limit as it is declared now."""
-        limit = want.limit
-        held = self._held.get(want.key)
+        held = self._held.get(want[0])
         if held is None:
-            held = self._held[want.key] = _Held(limit, now_ms)
-            return held
-        held.limit = limit
-        if now_ms > held.at_ms:
-            held.level = level_at(limit, held.level, held.at_ms, now_ms)
+            held = self._held[want[0]] = _Held(want[1], now_ms)
+        elif held.limit is not want[1]:
+            held.adopt(want[1])
+        passed_ms = now_ms - held.at_ms
+        if passed_ms > 0:
+            if held.level:
+                if held.windowed:
+                    held.level = level_at(held.limit, held.level, held.at_ms, now_ms)
+                else:  # the common case of `level_at`, written out
+                    level = held.level - passed_ms * held.amount
+                    held.level = level if level > 0 else 0
             held.at_ms = now_ms
         return held
 
 
 class _Held:
-    __slots__ = ("at_ms", "level", "limit", "reserved")
+    """A level with its limit, and what of the limit every call looks at."""
+
+    __slots__ = ("amount", "at_ms", "capacity", "charged", "level", "limit", "period_ms", "reserved", "windowed")
 
     def __init__(self, limit: Limit, at_ms: int) -> None:
-        self.limit = limit
         self.level = 0
         self.at_ms = at_ms
         self.reserved = 0
+        self.adopt(limit)
+
+    def adopt(self, limit: Limit) -> None:
+        self.limit = limit
+        self.amount = limit.amount
+        self.period_ms = limit.period_ms
+        self.capacity = limit.capacity
+        self.charged = limit.charged
+        self.windowed = limit.window_ms > 0
 
 
 def state_of(limit: Limit, level: int, reserved: int, now_ms: int) -> State:
     """`level` is that of now."""
-    if limit.window_ms:
-        reset_ms = window_end_ms(limit.window_ms, now_ms) - now_ms
-    else:
-        reset_ms = -(-level // limit.amount) if limit.amount else 0
-    return State(remaining(limit, level, reserved), reset_ms)
+    amount, period_ms, burst, _, window_ms = limit
+    reset_ms = -(-level // amount) if amount else 0
+    if window_ms:
+        reset_ms = window_end_ms(window_ms, now_ms) - now_ms
+    left = burst - reserved - (-(-level // period_ms))
+    return State(left if left > 0 else 0, reset_ms)
