@@ -57,9 +57,18 @@ class House(NamedTuple):
         command = [sys.executable, "-m", "entrepot", *arguments, "--data", str(self.config.data), "--json"]
         environ = {**self.config.environ, "ENTREPOT_CLIENT_ID": who.client_id, "ENTREPOT_CLIENT_SECRET": who.secret}
         process = await asyncio.create_subprocess_exec(
-            *command, env=environ, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+            *command,
+            env=environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            process_group=0,  # a Ctrl-C at the terminal is ours alone
         )
-        answer, _ = await process.communicate()
+        try:
+            answer, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         status = process.returncode or 0
         try:
             return status, msgspec.json.decode(answer)
