@@ -46,8 +46,8 @@ fix: setup ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-serve: setup ## serve a world: make serve ARGS="--world DIR"
-	$(BIN)/entrepot gateway $(ARGS)
+serve: setup ## control plane and gateway on this machine; see `entrepot serve --help`
+	$(BIN)/entrepot serve $(ARGS)
 
 demo: setup ## the main job on real inference; ARGS=--once ends after the walk
 	$(BIN)/entrepot demo $(ARGS)
