@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import stat
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,9 +16,10 @@ import pytest
 from entrepot.errors import Error
 from entrepot.identity.tokens import Verifier
 from entrepot.management import first, secret
-from entrepot.management.authority import Site
+from entrepot.management.authority import Authority, Site
+from entrepot.management.authorize import Directory
 from entrepot.management.control import Control
-from entrepot.management.first import Place, administrator, begin, listen_at
+from entrepot.management.first import Place, administrator, begin, listen_at, renew_token_key
 from entrepot.management.issuing import TOKEN_KEY
 from entrepot.management.roles import OWNER
 from entrepot.resources.ids import SETTINGS, access_id
@@ -146,5 +149,33 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
             with pytest.raises(Error, match=r"admin\.secret"):
                 await begin(made, SITE, Place())
             assert await made.store.all() == []
+
+    asyncio.run(run())
+
+
+def test_tokens_are_signed_by_a_new_key_and_those_that_are_out_stay_valid(tmp_path: Path) -> None:
+    async def run() -> None:
+        now = int(time.time())
+        async with control(tmp_path / "data") as made:
+            await begin(made, SITE, Place())
+            keys, tokens = [], []
+            for _ in range(3):
+                authority = await Authority.open(made.store, SITE, Directory(made.store))
+                tokens.append(authority._mint.token("someone", "https://ai.azure.com", ()))
+                keys.append(await made.store.secret(TOKEN_KEY))
+                assert made.snapshot.issuer is not None
+                held = json.loads(made.snapshot.issuer.keys)["keys"]
+                assert authority.keys == {"keys": held}
+                assert len(held) == min(len(tokens), 2)
+                assert not any("d" in key for key in held)
+                verifier = Verifier(made.snapshot.issuer.url, made.snapshot.issuer.keys, made.snapshot.issuer.audiences)
+                for token in tokens[-2:]:
+                    assert verifier.principal(token, now) == "someone"
+                for token in tokens[:-2]:
+                    with pytest.raises(Error):
+                        verifier.principal(token, now)
+                await renew_token_key(made, SITE)
+            assert len(set(keys)) == 3
+            await begin(made, SITE, Place())  # another start leaves them
 
     asyncio.run(run())

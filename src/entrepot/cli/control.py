@@ -45,6 +45,9 @@ def control(  # noqa: PLR0913, PLR0917
     local_gateway: Annotated[
         bool, typer.Option("--local-gateway", help="Leave a token for the gateway beside it; `serve` says so.")
     ] = False,
+    new_token_key: Annotated[
+        bool, typer.Option("--new-token-key", help="Sign tokens by a new key; those that are out stay valid.")
+    ] = False,
 ) -> None:
     """Run the management API. SIGTERM lets requests end; a second one does not."""
     log_to_stderr()
@@ -60,6 +63,7 @@ def control(  # noqa: PLR0913, PLR0917
         territory=territory,
         local_gateway=local_gateway,
         given=tuple(inherited(config.environ)),
+        new_token_key=new_token_key,
     )
 
     def ready(told: Told, begun: Begun) -> None:

@@ -34,8 +34,8 @@ from entrepot.management.issuing import (
 )
 from entrepot.management.secret import matching
 from entrepot.management.throttle import Throttle
-from entrepot.resources.ids import access_id
-from entrepot.storage import Store
+from entrepot.resources.ids import SETTINGS, access_id
+from entrepot.storage import EVERYTHING, Store
 from entrepot.wire import arm
 
 FORM_BYTES = 16_384
@@ -73,9 +73,10 @@ class OAuthError(Exception):
 class Authority:
     """`verifier` is for the tokens of the management API itself."""
 
-    def __init__(self, store: Store, site: Site, key: bytes, directory: Directory) -> None:
+    def __init__(self, store: Store, site: Site, key: bytes, keys: Mapping[str, Any], directory: Directory) -> None:
+        """`key` signs; `keys` is the JWK set by which tokens are verified, those of the key before among them."""
         self.site = site
-        self.keys = public_keys(key)
+        self.keys = keys
         self.verifier = Verifier(issuer_of(site.url), msgspec.json.encode(self.keys), management_audiences(site.urls))
         self.throttle = Throttle()
         self._store = store
@@ -88,7 +89,11 @@ class Authority:
         key = await store.secret(TOKEN_KEY)
         if key is None:
             raise Error(Code.NOT_READY, "the control plane has no signing key: start it with `entrepot serve` once")
-        return cls(store, site, key, directory)
+        settings = await store.get(EVERYTHING, SETTINGS)
+        keys: Mapping[str, Any] = (settings.body["properties"] if settings is not None else {}).get("issuer", {})
+        keys = keys.get("keys", {})
+        own = public_keys(key)
+        return cls(store, site, key, keys if own["keys"][0] in keys.get("keys", ()) else own, directory)
 
     async def token(self, form: Mapping[str, str], client: tuple[str, str] | None, peer: str) -> dict[str, Any]:
         """The answer to a token request; `client` is from Basic authentication. Raises OAuthError."""

@@ -193,6 +193,20 @@ async def _keep_issuer(control: Control, site: Site) -> None:
         await change.put(change.draft(SETTINGS, "settings", {**held.body, "properties": properties}))
 
 
+async def renew_token_key(control: Control, site: Site) -> None:
+    """Tokens are signed by a new key from here on; those that are out stay valid, but not those of the key before."""
+    async with control.change(_SYSTEM, "Entrepot.Access/settings/newTokenKey") as change:
+        held = await change.get(EVERYTHING, SETTINGS)
+        key = await change.secret(TOKEN_KEY)
+        if held is None or key is None:
+            raise Error(Code.NOT_READY, "the control plane's settings are gone; restore them from a backup")
+        fresh = generate_key()
+        await change.put_secret(TOKEN_KEY, fresh)
+        keys = {"keys": [*public_keys(fresh)["keys"], *public_keys(key)["keys"]]}
+        properties = {**held.body["properties"], "issuer": _issuer(site, keys)}
+        await change.put(change.draft(SETTINGS, "settings", {**held.body, "properties": properties}))
+
+
 def _issuer(site: Site, keys: dict[str, Any]) -> dict[str, Any]:
     return {"url": issuer_of(site.url), "keys": keys, "audiences": data_audiences()}
 

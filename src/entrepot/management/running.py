@@ -24,7 +24,7 @@ from entrepot.management.authority import Site
 from entrepot.management.changes import ITSELF
 from entrepot.management.control import Control
 from entrepot.management.enrol import make_token
-from entrepot.management.first import GATEWAY, Begun, Place, begin, listen_at
+from entrepot.management.first import GATEWAY, Begun, Place, begin, listen_at, renew_token_key
 from entrepot.management.shipping import followed
 from entrepot.projections.follower import Follower
 from entrepot.resources.ids import access_id
@@ -58,6 +58,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     territory: str = UNKNOWN
     local_gateway: bool = False
     given: tuple[socket.socket, ...] = ()
+    new_token_key: bool = False
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -107,6 +108,8 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
     try:
         site = msgspec.structs.replace(site, tenant=await control.store.instance())
         begun = await begin(control, site, Place(territory=options.territory))
+        if options.new_token_key:
+            await renew_token_key(control, site)
         site = await _gateway(control, site, options)
         told = Told(site.url, str(issued.ca.resolve()), site.tenant, begun.client_id, site.data_url)
         _write(options.data / CONTROL_FILE, msgspec.json.format(msgspec.json.encode(told)) + b"\n")
