@@ -1,6 +1,6 @@
 """Gateways and control planes over one PostgreSQL, every process restarted in turn while calls go on. By hand:
 
-    .venv/bin/python tests/faults/fleet.py [--gateways 3] [--controls 2] [--rounds 2]
+    .venv/bin/python tests/faults/fleet.py [--gateways 3] [--controls 2] [--rounds 2] [--kill]
 
 Each process has a supervisor as systemd is with a socket unit: it holds the listening sockets, so connections wait
 while a process is away. Clients are OpenAI's SDK with `max_retries=0`, and plain HTTP connections that are kept.
@@ -34,7 +34,8 @@ from databases import cluster  # noqa: E402
 from entrepot.ledger.verify import check, find_key  # noqa: E402
 from entrepot.sim.server import simulated  # noqa: E402
 from entrepot.sim.settings import Settings  # noqa: E402
-from entrepot.storage import MasterKey  # noqa: E402
+from entrepot.storage import EVERYTHING, MasterKey, Store  # noqa: E402
+from entrepot.storage.projected import Projected  # noqa: E402
 from harness import body_of  # noqa: E402
 from people import ACCESS, Served  # noqa: E402
 
@@ -55,6 +56,7 @@ class Process:
             sock.bind(where)
             sock.listen(1_024)
             self.sockets.append(sock)
+        self.master = environ["ENTREPOT_MASTER_KEY"]
         self.words: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 
@@ -91,8 +93,11 @@ class Process:
             if self._process is not None and self._process.stdout is not None:
                 self._process.stdout.close()
 
-    def restart(self) -> None:
+    def restart(self, *, kill: bool = False) -> None:
         begun = time.monotonic()
+        if kill and self._process is not None:
+            self._process.kill()
+            self._process.wait()
         self.stop()
         self.start()
         self.restarts.append(time.monotonic() - begun)
@@ -260,7 +265,15 @@ def _account(house: Served) -> str:
 
 
 def roll(
-    home: Path, *, gateways: int, controls: int, rounds: int, clients: int, pause_s: float, spared: int = 0
+    home: Path,
+    *,
+    gateways: int,
+    controls: int,
+    rounds: int,
+    clients: int,
+    pause_s: float,
+    spared: int = 0,
+    kill: bool = False,
 ) -> Load:
     """Every process restarted so many times in turn, under load; of the control planes, `spared` are not.
 
@@ -282,6 +295,8 @@ def roll(
                 for process in (*edges, *planes[spared:]):
                     process.restart()
                     time.sleep(pause_s)
+            if kill:
+                _kill(server, edges, planes, load, pause_s)
             managing.stop()
             load.stop()
             for process in (*edges, *planes):
@@ -295,7 +310,26 @@ def roll(
             counted = _counted(home, [edge.name for edge in edges], [plane.name for plane in planes])
             print(f"in the ledgers: {counted} admitted calls; all copies at all control planes proved")
             assert counted >= served, (counted, served)
+            asyncio.run(_added_up(database, planes[0].master, counted))
+            print("in the database: as many, each once")
     return load
+
+
+def _kill(server: Any, edges: list[Process], planes: list[Process], load: Load, pause_s: float) -> None:
+    """What calls do not need is killed first: no call may fail for it. Then gateways, whose calls under way fail."""
+    before = load.results.copy()
+    server.kill()
+    time.sleep(3 * pause_s)
+    server.start()
+    for plane in planes:
+        plane.restart(kill=True)
+        time.sleep(pause_s)
+    print(f"while PostgreSQL was away, and each control plane killed: {dict(load.results - before)}")
+    before = load.results.copy()
+    for edge in edges:
+        edge.restart(kill=True)
+        time.sleep(pause_s)
+    print(f"while each gateway was killed: {dict(load.results - before)}")
 
 
 def _create(server: Any) -> str:
@@ -323,6 +357,22 @@ def _counted(home: Path, edges: list[str], planes: list[str]) -> int:
     return total
 
 
+async def _added_up(database: str, master: str, wanted: int) -> None:
+    store = await Store.open(database, MasterKey.from_env({"ENTREPOT_MASTER_KEY": master}))
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            projected = Projected(store)
+            found = sum(row["calls"] for row in await projected.usage(EVERYTHING))
+            found += len(await projected.open_calls(EVERYTHING))
+            if found == wanted:
+                return
+            assert time.monotonic() < deadline, (found, wanted)
+            await asyncio.sleep(0.5)
+    finally:
+        await store.close()
+
+
 def _decisions(ledger: Path, key: Any) -> int:
     proved = check(ledger, key)
     return proved.calls.decisions
@@ -332,6 +382,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("gateways", 3), ("controls", 2), ("rounds", 2), ("clients", 4)):
         arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--kill", action="store_true", help="then PostgreSQL and each process with SIGKILL")
     given = vars(arguments.parse_args())
     with tempfile.TemporaryDirectory(prefix="entrepot-fleet-") as home:
         load = roll(Path(home), pause_s=2.0, **given)

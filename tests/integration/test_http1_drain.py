@@ -58,6 +58,29 @@ def test_drain_finishes_what_runs_and_closes_what_is_idle() -> None:
     run(test)
 
 
+def test_what_comes_on_an_idle_connection_meanwhile_is_answered() -> None:
+    async def test() -> None:
+        async with serving(echo) as (server, port):
+            asks, stays = [await connect(port) for _ in range(2)]
+            for reader, writer in (asks, stays):
+                writer.write(GET % b"/first")
+                await answer(reader)
+            drained = asyncio.create_task(server.drain(5, rest_s=0.3))
+            await asyncio.sleep(0.05)
+            asks[1].write(GET % b"/last")
+            status, headers, body = await answer(asks[0])
+            assert (status, headers["connection"], body) == (200, "close", b"/last")
+            assert await asks[0].read() == b""
+            assert not drained.done()
+            assert await stays[0].read() == b""
+            await drained
+            assert server.connections == 0
+            for _, writer in (asks, stays):
+                writer.close()
+
+    run(test)
+
+
 def test_drain_cuts_what_does_not_finish() -> None:
     async def test() -> None:
         entered, settled = asyncio.Event(), asyncio.Event()
