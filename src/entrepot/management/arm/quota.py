@@ -7,20 +7,12 @@ from typing import Any
 
 import msgspec
 
+from entrepot.resources import rates
+from entrepot.resources.model import Model
+
 # Thousands of tokens per minute where neither the subscription nor the model says otherwise.
 DEFAULTS: Mapping[str, int] = {"Standard": 1_000, "DataZoneStandard": 3_000, "GlobalStandard": 10_000}
 _EMBEDDING_FACTOR = 3  # embeddings are cheap per token, and are asked for in bulk
-
-# Requests per minute for so many units of capacity (thousands of tokens per minute); the first prefix counts.
-_REQUESTS: tuple[tuple[str, int, int], ...] = (
-    ("o1-mini", 1, 10),
-    ("o3-mini", 1, 10),
-    ("o3-pro", 1, 10),
-    ("o1", 1, 6),
-    ("o3", 1, 1),
-    ("o4-mini", 1, 1),
-)
-_OTHER_REQUESTS = (6, 1)
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -72,11 +64,7 @@ def limit(model: str, sku: str, location: str, own: Mapping[str, Any], default: 
 
 
 def requests_per_minute(model: str, capacity: int) -> int:
-    for prefix, requests, units in _REQUESTS:
-        if model == prefix or model.startswith(f"{prefix}-"):
-            return max(capacity * requests // units, 1)
-    requests, units = _OTHER_REQUESTS
-    return capacity * requests // units
+    return rates.requests_per_minute(Model(model, ""), capacity)
 
 
 def rate_limits(model: str, capacity: int) -> list[dict[str, Any]]:
