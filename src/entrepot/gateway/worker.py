@@ -83,7 +83,9 @@ class Worker:
                     break
                 case _:
                     raise RuntimeError(f"a worker has no use for {type(message).__name__}")
-        if self._server is not None:
+        if self._server is None:
+            self._listener.close()
+        else:
             await self._server.drain(self._drain_s, min(REST_S, self._drain_s))
         for task in tasks:
             task.cancel()
