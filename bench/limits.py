@@ -20,11 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from entrepot.limits.rate import requests_per_minute, tokens_per_minute
-from entrepot.limits.reserve import Memory, Short, Store, Want
+from entrepot.limits.reserve import Memory, Short, Store, StoreBusy, Want
 from entrepot.limits.shared import Shared
 from entrepot.limits.table import Table
 
@@ -56,9 +56,10 @@ async def offer(store: Store, given: dict[str, float], chosen: argparse.Namespac
     ends, gap, due = began + chosen.seconds, 1 / given["calls_s"], began
     while (now := time.monotonic()) < ends:
         now_ms = time.time_ns() // 1_000_000
-        while under_way and under_way[0][0] <= now:
-            under_way.pop(0)
-            store.settle(want, [TOKENS], now_ms)
+        with suppress(StoreBusy):  # then later, as in the gateway
+            while under_way and under_way[0][0] <= now:
+                store.settle(want, [TOKENS], now_ms)
+                under_way.pop(0)
         if now < due:
             await asyncio.sleep(min(due - now, 0.005))
             continue
@@ -68,6 +69,8 @@ async def offer(store: Store, given: dict[str, float], chosen: argparse.Namespac
             refused = store.reserve(want, now_ms)
         except Short:
             refused = await store.reserve_there(want, now_ms)
+        except StoreBusy:
+            continue
         if refused is None:
             counted["admitted"] += TOKENS
             under_way.append((now + LASTS_S, TOKENS))

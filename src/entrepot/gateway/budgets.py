@@ -101,7 +101,8 @@ def declared_in(snapshot: Snapshot, keys: Iterable[tuple[str, str]]) -> Iterator
     members: dict[str, tuple[Quota, list[str]]] = {}
     for account in snapshot.accounts.values():
         name, organization = account.name, account.organization
-        yield from _of("account", name, account.given.limits, (name,))
+        if account.given.limits.budgets:
+            yield from _of("account", name, account.given.limits, (name,))
         if account.given.key_limits.budgets:
             for key in sorted({"key1", "key2"} | called.get(name, set())):
                 yield from _of("key", f"{name}/{key}", account.given.key_limits, (name,), key)

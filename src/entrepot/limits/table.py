@@ -24,7 +24,7 @@ from entrepot.limits.reserve import Refusal, State, StoreBusy, Want, state_of
 SLOTS = 1 << 18
 WAYS = 16
 """Slots that a key may stand in, one after the other."""
-BUSY_S = 0.05
+BUSY_S = 0.2
 """So long a call waits for the lock."""
 PATIENT_S = 2.0
 """So long who gives back what a dead process held."""
@@ -153,7 +153,7 @@ class Table:
 
     def _lock(self, patience_s: float) -> None:
         """Held for microseconds, unless its holder is not scheduled or stopped: then not for long, and StoreBusy."""
-        ends = 0.0
+        ends, pause_s = 0.0, 0.0
         while True:
             try:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
@@ -162,7 +162,8 @@ class Table:
                 ends = ends or now + patience_s
                 if now > ends:
                     raise StoreBusy("the table of limits is locked by a process that does not go on") from None
-                time.sleep(0)
+                time.sleep(pause_s)  # the holder may wait for this very processor
+                pause_s = min(pause_s + 0.000_02, 0.001)
             else:
                 return
 
