@@ -122,7 +122,7 @@ def test_lists_at_below_and_for_one(up: Plane, admin: httpx.Client) -> None:
         ("north-reader", SUB, READER, 403),
         ("one-group", f"{SUB}/resourceGroups/shared", READER, 403),
         ("admin", "/", READER, 201),
-        ("admin", f"/subscriptions/{uuid4()}", READER, 404),
+        ("admin", "/subscriptions/00000000-0000-4000-8000-0000000000aa", READER, 404),
         ("admin", f"{SUB}/resourceGroups/none", READER, 404),
     ],
 )

@@ -122,7 +122,9 @@ JWK = json.dumps(EC.as_dict(private=False)).encode()
 HS = {"alg": "HS256", "kid": "ec", "typ": "JWT"}
 
 
-@pytest.mark.parametrize("secret", [PEM, PEM.strip(), JWK, EC.as_der(private=False), b""], ids=str)
+@pytest.mark.parametrize(
+    "secret", [PEM, PEM.strip(), JWK, EC.as_der(private=False), b""], ids=["pem", "stripped", "jwk", "der", "empty"]
+)
 def test_a_public_key_is_no_shared_secret(secret: bytes) -> None:
     signed = f"{part(HS)}.{part(claims())}"
     mac = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
@@ -205,6 +207,17 @@ def test_what_is_refused_is_not_remembered() -> None:
         (json.dumps(KeySet([P384]).as_dict(private=False)).encode(), "no key for ES256"),
         (json.dumps({"keys": [{**EC.as_dict(private=False), "use": "enc"}]}).encode(), "no key for ES256"),
         (json.dumps({"keys": [{**EC.as_dict(private=False), "alg": "ES384"}]}).encode(), "no key for ES256"),
+    ],
+    ids=[
+        "nothing",
+        "no set",
+        "no keys",
+        "a number",
+        "a list",
+        "a secret",
+        "another curve",
+        "for secrecy",
+        "another algorithm",
     ],
 )
 def test_keys_that_verify_nothing_are_refused(keys: bytes, message: str) -> None:

@@ -94,6 +94,7 @@ MATRIX = {
         AUDITOR,
     },
     f"{ACCOUNTS}/write": {OWNER, CONTRIBUTOR, COGNITIVE_CONTRIBUTOR},
+    "Entrepot.Access/gateways/enrol/action": {OWNER},
     f"{ACCOUNTS}/listKeys/action": {OWNER, CONTRIBUTOR, COGNITIVE_CONTRIBUTOR, COGNITIVE_USER},
     f"{ACCOUNTS}/deployments/write": {OWNER, CONTRIBUTOR, COGNITIVE_CONTRIBUTOR, OPENAI_CONTRIBUTOR},
     "Microsoft.CognitiveServices/locations/usages/read": {

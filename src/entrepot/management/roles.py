@@ -80,6 +80,8 @@ ROLES: tuple[Role, ...] = (
             f"{_ACCESS}/proposals/approve/action",
             f"{_ACCESS}/proposals/reject/action",
             f"{_ACCESS}/proposals/breakGlass/action",
+            # A gateway is given the credentials of every upstream: enrolling one is no less than an Owner's affair.
+            f"{_ACCESS}/gateways/enrol/action",
         ),
     ),
     Role(
