@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 ARGS   ?=
+JOBS   ?= 3
 
 .DEFAULT_GOAL := check
 .PHONY: check help setup setup-tests test test-compiled lint fix serve demo bench docs wheel clean
@@ -28,8 +29,8 @@ lint: setup ## format, lint, types, layers, file sizes
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_sizes.py
 
-test: setup setup-tests ## all tests
-	$(BIN)/pytest $(ARGS)
+test: setup setup-tests ## all tests, JOBS files at a time: they wait for processes more than they work
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 wheel: setup ## a wheel whose hot modules are compiled (needs a C compiler), in dist/
 	ENTREPOT_COMPILE=1 $(UV) build --quiet --wheel
@@ -37,7 +38,7 @@ wheel: setup ## a wheel whose hot modules are compiled (needs a C compiler), in 
 test-compiled: wheel setup-tests ## the tests over real processes and formats, on the compiled wheel
 	UV_PROJECT_ENVIRONMENT=.venv-compiled $(UV) sync --frozen --quiet --extra demo --no-install-project
 	$(UV) pip install --quiet --python .venv-compiled/bin/python --no-deps --reinstall dist/entrepot-*.whl
-	.venv-compiled/bin/pytest tests/conformance tests/integration tests/faults tests/clients $(ARGS)
+	.venv-compiled/bin/pytest tests/conformance tests/integration tests/faults tests/clients -n $(JOBS) --dist loadfile $(ARGS)
 
 setup-tests: setup ## what the tests need beside the virtual environment: the older SDK, the Node SDK
 	sh tests/clients/setup.sh
