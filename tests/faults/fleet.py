@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import http.client
 import os
+import select
 import shutil
 import signal
 import socket
@@ -168,6 +169,8 @@ def by_hand(where: tuple[str, int], key: str) -> tuple[Callable[[], None], Calla
     kept: list[http.client.HTTPConnection] = []
 
     def call() -> None:
+        if kept and select.select([kept[0].sock], [], [], 0)[0]:  # closed meanwhile: every pool looks first
+            kept.pop().close()
         if not kept:
             kept.append(http.client.HTTPConnection(*where, timeout=60))
         try:

@@ -11,5 +11,5 @@ from fleet import roll
 @pytest.mark.timeout(180)
 def test_no_call_fails_while_a_gateway_is_restarted(tmp_path: Path) -> None:
     load = roll(tmp_path, gateways=1, controls=2, rounds=1, clients=1, pause_s=0.3, spared=2)
-    assert not load.failures
-    assert min(load.results["sdk served"], load.results["plain served"]) > 20
+    assert load.failures == []
+    assert min(load.results["sdk served"], load.results["plain served"]) > 5, load.results
