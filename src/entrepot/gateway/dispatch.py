@@ -81,11 +81,13 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     call.fields["model"] = candidate.model
     line.health.tried()
     began_s = now_s()
-    result, response = "abandoned", None
+    result = "abandoned"
+    begun: list[Response] = []  # not a variable that is None at first: compiled, it would have to be a Response below
     try:
         target = candidate.targets[call.operation]
         head = candidate.head + trace_head(call.exchange.request.headers)
         response = await line.pool.send("POST", target, head, body.encode(call.fields))
+        begun.append(response)
         answer = await answered(candidate, response)
         result = "answered"
     except Fault:
@@ -95,7 +97,7 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
         line.health.left()
         call.attempts += ((candidate.upstream, result),)
         call.attempts_ms += (round((now_s() - began_s) * 1_000),)
-        call.attempts_usage += (UNSET if result == "answered" else spent(call, response),)
+        call.attempts_usage += (UNSET if result == "answered" else spent(call, begun[0] if begun else None),)
     return answer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from pathlib import Path
@@ -12,6 +13,8 @@ from entrepot.limits.table import Table
 from entrepot.resources.model import Gateway
 
 log = logging.getLogger(__name__)
+
+BUSY_S = 0.1
 
 
 def place_of(data: Path) -> Path:
@@ -36,7 +39,7 @@ def released(table: Table, number: int) -> None:
 
 
 async def store_for(config: Config, gateway: Gateway, name: str, number: int, workers: int) -> Store:
-    """A worker's own; `name` is that of its logs. Raises Error for a reference to nothing, OSError, StoreBusy."""
+    """A worker's own; `name` is that of its logs. Raises Error for a reference to nothing, OSError."""
     there = gateway.limit_store
     if there is not None:
         from entrepot.limits.shared import Shared  # noqa: PLC0415 - a client that most gateways do without
@@ -47,6 +50,11 @@ async def store_for(config: Config, gateway: Gateway, name: str, number: int, wo
         return shared
     if workers == 1:
         return Memory()
-    table = Table(place_of(config.data), number, workers)
-    table.release(number)
-    return table
+    while True:
+        try:
+            table = Table(place_of(config.data), number, workers)
+            table.release(number)
+        except StoreBusy:  # a worker beside this one is stuck; its parent ends it
+            await asyncio.sleep(BUSY_S)
+        else:
+            return table
