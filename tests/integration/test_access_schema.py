@@ -63,6 +63,6 @@ def test_the_application_does_what_its_document_says(served: Plane, tmp_path: Pa
     )
     cases = _COUNT.search(said)
     assert cases is not None, said[-3_000:]
-    assert int(cases[1]) > 100, said[-3_000:]
+    assert int(cases[1]) > 30, said[-3_000:]
     assert not _FAILED.search(said), said
     print(f"{phases}: {cases[1]} cases, none failed")

@@ -1,4 +1,4 @@
-"""Refusals past the number that get an entry each, counted by key, rule and minute: nobody can fill the disk so."""
+"""Refusals past a key's limit of requests, counted by key, rule and minute: whoever has one cannot fill the disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from entrepot.limits.rate import MINUTE_MS, requests_per_minute
 from entrepot.limits.reserve import Memory, Want
 from entrepot.policy import Decision
 from entrepot.projections.refusals import refusing
-
-RECORDED_A_MINUTE = 60
-"""Refusals of one key that get an entry each, unless the key has a limit of requests of its own."""
 
 
 class Kind(NamedTuple):
@@ -34,10 +31,12 @@ class Aggregated:
         self._counts: dict[Kind, int] = {}
 
     def is_past(self, call: Call) -> bool:
-        """Whether this refusal gets no entry of its own."""
+        """Whether this refusal gets no entry of its own. A key without a limit of requests gets one for each."""
         account = call.account
         assert account is not None
-        number = account.given.key_limits.requests_per_minute or RECORDED_A_MINUTE
+        number = account.given.key_limits.requests_per_minute
+        if number is None:
+            return False
         key = key_of("refusals", account.name, call.key_name)
         want = Want(key, requests_per_minute(number, MINUTE_MS), 1)
         return self._recorded.reserve([want], call.at_ms) is not None
