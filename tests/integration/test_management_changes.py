@@ -401,7 +401,11 @@ def test_deploying_is_decided_and_written_down(tmp_path: Path) -> None:
         }
         decision = held[verdict.place]
         assert isinstance(decision, entries.Decision)
-        assert (decision.operation, decision.admitted, decision.code) == ("subscribe", False, "cannot_deploy_due_to_local_regulations")
+        assert (decision.operation, decision.admitted, decision.code) == (
+            "subscribe",
+            False,
+            "cannot_deploy_due_to_local_regulations",
+        )
         assert decision.revision == control.revision.number()
 
     over(work, tmp_path)
