@@ -26,7 +26,7 @@ version = "2024-11-20"
 prices = [{ from = 2020-01-01, input_micros = 2_000_000, output_micros = 10_000_000 }]
 """
 PRICES = Prices([Model("gpt-4o", "2024-11-20", prices=(Price(1_577_836_800_000, 2_000_000, 10_000_000),))])
-BUDGET = 'budgets = [{ amount_micros = 100_000, period = "month", soft_percent = 1 }]'
+BUDGET = 'budgets = [{ amount_micros = 200_000, period = "month", soft_percent = 1 }]'
 
 
 def call(gateway: Gateway, key: str, **more: Any) -> Answer:
@@ -79,7 +79,7 @@ def test_a_budget_survives_a_kill_and_charges_what_was_lost(fleet: Fleet, tmp_pa
             gateway.signal(signal.SIGTERM)
             gateway.wait()
         with fleet.gateway(world, tmp_path, "--data", str(data)) as gateway:
-            budget = 100_000_000_000
+            budget = 200_000_000_000
             before = spent(data)
             told = used_percent(call(gateway, key))
             assert told == (before + reserved()) * 100 // budget, "a start knows to the unit what was spent"
