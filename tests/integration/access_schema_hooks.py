@@ -14,7 +14,7 @@ schemathesis.openapi.format("ip-network", some.builds(str, some.ip_addresses(net
 BEYOND_SCHEMAS = re.compile(
     r"properties\.(registration\.number|network|eligibility|kyc|screening|effectiveAt|change|owners\[\d+\]|apiVersion)"
     r"|properties\.(credential|operator|prices|geo|adminListen|originHeader|limits|egress|residency)"
-    r"|reason|key2"
+    r"|reason|key2|requests\[\d+\]"
 )
 
 

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from urllib.parse import unquote_to_bytes
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -37,10 +36,10 @@ from entrepot.management.arm.deleted import purge_due
 from entrepot.management.authority import Authority, Site
 from entrepot.management.authorize import Directory
 from entrepot.management.control import Control
+from entrepot.management.http import path_of
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire.arm import problem, problem_headers
 
-PATH_BYTES = 8_192
 CHORES_S = 120.0
 
 log = logging.getLogger(__name__)
@@ -126,7 +125,7 @@ class Edge:
             await send(message)
 
         try:
-            scope["path"] = _path(scope)
+            scope["path"] = path_of(scope)
             await self._inner(scope, receive, sending)
         except Error as error:
             await rendered(error)(scope, receive, sending)
@@ -182,25 +181,6 @@ def _methods(request: Request) -> set[str]:
     """Of all the routes that a path has; the framework knows those of the first."""
     routes = (each for each in request.app.routes if isinstance(each, Route))
     return {method for each in routes if each.path_regex.match(request.scope["path"]) for method in each.methods or ()}
-
-
-def _path(scope: Scope) -> str:
-    """The path without needless slashes. Raises Error BAD_REQUEST for one whose segments could be read in two ways."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    if len(raw) > PATH_BYTES:
-        raise Error(Code.TARGET_TOO_LONG, f"the path is longer than {PATH_BYTES} bytes")
-    lower = raw.lower()
-    if b"%2f" in lower or b"%5c" in lower or b"\\" in raw:
-        raise Error(Code.BAD_REQUEST, "the path holds an encoded slash or a backslash; a name cannot have one")
-    try:
-        path = unquote_to_bytes(raw).decode()
-    except UnicodeDecodeError:
-        raise Error(Code.BAD_REQUEST, "the path is not UTF-8") from None
-    if any(ord(char) < 32 or ord(char) == 127 for char in path):
-        raise Error(Code.BAD_REQUEST, "the path holds a control character")
-    if any(part in {".", ".."} for part in path.split("/")):
-        raise Error(Code.BAD_REQUEST, "the path holds `.` or `..` as a segment")
-    return "/" + path.strip("/")
 
 
 def _mark(headers: MutableHeaders, request_id: str, correlation_id: str) -> None:

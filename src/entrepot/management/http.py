@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote_to_bytes, urlencode
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 
+PATH_BYTES = 8_192
 BODY_BYTES = 4 * 1024 * 1024
 DEPTH = 64
 PAGE = 1_000
@@ -45,6 +46,25 @@ class AnyCase(Route):
         if self.methods and scope["method"] not in self.methods:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(self.methods))})
         await self.app(scope, receive, send)
+
+
+def path_of(scope: Scope) -> str:
+    """The path without needless slashes. Raises Error BAD_REQUEST for one whose segments could be read in two ways."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    if len(raw) > PATH_BYTES:
+        raise Error(Code.TARGET_TOO_LONG, f"the path is longer than {PATH_BYTES} bytes")
+    lower = raw.lower()
+    if b"%2f" in lower or b"%5c" in lower or b"\\" in raw:
+        raise Error(Code.BAD_REQUEST, "the path holds an encoded slash or a backslash; a name cannot have one")
+    try:
+        path = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise Error(Code.BAD_REQUEST, "the path is not UTF-8") from None
+    if any(ord(char) < 32 or ord(char) == 127 for char in path):
+        raise Error(Code.BAD_REQUEST, "the path holds a control character")
+    if any(part in {".", ".."} for part in path.split("/")):
+        raise Error(Code.BAD_REQUEST, "the path holds `.` or `..` as a segment")
+    return "/" + path.strip("/")
 
 
 def route(method: str, path: str, handler: Handler, *, public: bool = False) -> Route:

@@ -23,10 +23,12 @@ from entrepot.resources.ids import ACCESS
 PATH: Final = f"{ROOT}/batch"
 BATCH: Final = f"{ACCESS}/batch/write/action"
 MOST: Final = 200
-_METHODS: Final = frozenset({"PUT", "PATCH", "POST"})
-_POSTED: Final = ("/setkeys", "/suspend")
-# What stands for itself on the ledger, or gives somebody rights.
-_ALONE: Final = ("/proposals/", "/principals/", "/roleassignments/", "/gateways/", PATH.lower())
+# What does not stand for itself on the ledger, nor gives anybody rights, by the routes that serve it.
+_TOGETHER: Final = frozenset(
+    f"{ROOT}/{collection}/{{name}}"
+    for collection in ("operators", "regions", "providers", "models", "upstreams", "sites", "organizations", "settings")
+)
+_POSTED: Final = ("/setKeys", "/suspend")
 _KNOWN: Final = frozenset({"method", "path", "body", "ifMatch", "ifNoneMatch"})
 
 
@@ -67,17 +69,16 @@ def _requests(body: Mapping[str, Any]) -> list[dict[str, Any]]:
             problems.append((at, "expected `{method, path, body}`, perhaps with `ifMatch` or `ifNoneMatch`"))
         elif not all(isinstance(each.get(key, ""), str) for key in ("method", "path", "ifMatch", "ifNoneMatch")):
             problems.append((at, "expected strings"))
-        elif not _allowed(each.get("method", ""), each.get("path", "").lower()):
-            problems.append((at, "this cannot be done in a batch; send it by itself"))
     if problems:
         raise invalid([Detail("InvalidProperty", message, f"requests[{at}]") for at, message in problems])
     return listed
 
 
 def _allowed(method: str, path: str) -> bool:
-    if method not in _METHODS or any(each in f"{path}/" for each in _ALONE):
-        return False
-    return method != "POST" or path.endswith(_POSTED)
+    """By the route's own path, so that no spelling of the request's gets round it."""
+    if method in {"PUT", "PATCH"}:
+        return path in _TOGETHER or (path.startswith("/subscriptions/") and "/Microsoft.Authorization/" not in path)
+    return method == "POST" and path.startswith("/subscriptions/") and path.endswith(_POSTED)
 
 
 def _routed(request: Request, at: int, each: Mapping[str, Any]) -> tuple[Route, Request]:
@@ -86,13 +87,17 @@ def _routed(request: Request, at: int, each: Mapping[str, Any]) -> tuple[Route, 
     for key, header in (("ifMatch", b"if-match"), ("ifNoneMatch", b"if-none-match")):
         if each.get(key):
             kept.append((header, each[key].encode("latin-1", "replace")))
-    path = each["path"]
+    path, method = each.get("path", ""), each.get("method", "")
     state = dict(request.scope.get("state", {}))
-    scope = {**request.scope, "method": each["method"], "path": path, "raw_path": path.encode(), "headers": kept}
+    scope = {**request.scope, "method": method, "raw_path": path.encode("utf-8", "replace"), "headers": kept}
     scope |= {"state": state, "path_params": {}}
+    scope["path"] = http.path_of(scope)
     for route in request.app.routes:
         matched, more = route.matches(scope)
         if matched is Match.FULL and isinstance(route, Route):
+            if not _allowed(method, route.path):
+                problem = "this cannot be done in a batch; send it by itself"
+                raise invalid([Detail("InvalidProperty", problem, f"requests[{at}]")])
             return route, Request({**scope, **more}, _body(each.get("body", {})))
     raise Error(Code.NOT_FOUND, f"there is nothing at `{path[:200]}`", name="ResourceNotFound", param=f"requests[{at}]")
 
