@@ -18,7 +18,15 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ENABLED = os.environ.get("ENTREPOT_COMPILE") == "1"
 HOT = (
-    *("gateway/admit", "gateway/call", "gateway/dispatch", "gateway/heads", "gateway/health", "gateway/ids"),
+    *(
+        "gateway/admit",
+        "gateway/authenticate",
+        "gateway/call",
+        "gateway/dispatch",
+        "gateway/heads",
+        "gateway/health",
+        "gateway/ids",
+    ),
     *("gateway/aggregated", "gateway/bounds", "gateway/limiting", "limits/rate", "limits/reserve", "wire/quotas"),
     *("gateway/journal", "gateway/records", "gateway/relay", "gateway/routes", "gateway/serve", "gateway/settle"),
     *(
