@@ -8,13 +8,10 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from databases import Postgres, cluster
 from entrepot.ledger import entries as e
 from entrepot.ledger.log import Batch
 from entrepot.ledger.verify import CHECKPOINT, Key
@@ -32,20 +29,6 @@ from tenancies import watched
 
 MASTER = MasterKey(bytes(32))
 ACCOUNTS = ("kanto", "Far")
-
-
-@pytest.fixture(scope="module")
-def _postgres() -> Iterator[Postgres]:
-    with cluster() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/control.db"
-    server: Postgres = request.getfixturevalue("_postgres")
-    return asyncio.run(server.create())
 
 
 def some_entries(count: int, folder: str) -> list[bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from changing import (
     until,
     write,
 )
-from databases import Postgres, cluster
 from entrepot.errors import Code, Error
 from entrepot.ledger import entries
 from entrepot.ledger.read import entries_of, folders_of
@@ -45,21 +43,6 @@ from entrepot.snapshot.revision import Revision
 from entrepot.snapshot.sealed import unseal
 from entrepot.storage import EVERYTHING, Row
 from worlds import ADMIN, key_of, open_control
-
-
-@pytest.fixture(scope="module")
-def _postgres() -> Iterator[Postgres]:
-    with cluster() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new, empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/control.db"
-    server: Postgres = request.getfixturevalue("_postgres")
-    return asyncio.run(server.create())
 
 
 def test_a_change_is_in_the_database_in_the_ledger_and_published(tmp_path: Path, url: str) -> None:

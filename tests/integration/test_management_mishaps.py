@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from changing import (
     scale,
     until,
 )
-from databases import Postgres, cluster
 from entrepot.errors import Code, Error
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.management.changes import now_ms
@@ -31,21 +29,6 @@ from entrepot.resources.documents import timestamp
 from entrepot.resources.ids import access_id
 from entrepot.storage import EVERYTHING
 from worlds import ADMIN, RELEASE, demo_world, open_control, put_release
-
-
-@pytest.fixture(scope="module")
-def _postgres() -> Iterator[Postgres]:
-    with cluster() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new, empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/control.db"
-    server: Postgres = request.getfixturevalue("_postgres")
-    return asyncio.run(server.create())
 
 
 def test_nothing_is_decided_unrecorded(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Select, select, text
 from sqlalchemy.exc import DBAPIError
 
-from databases import Postgres, cluster
 from entrepot.errors import Code, Error
 from entrepot.storage import EVERYTHING, MasterKey, Row, Store, Tenancy, Transaction
 from entrepot.storage.bound import TENANCY, bound, instance_wide
@@ -30,21 +29,6 @@ MASTER = MasterKey.generate()
 NOW_MS = 1_795_000_000_000
 NORTH, SOUTH = Tenancy(operators=frozenset({"north"})), Tenancy(operators=frozenset({"south"}))
 Work = Callable[[], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture(scope="session")
-def _postgres() -> Iterator[Postgres]:
-    with cluster() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new, empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/control.db"
-    server: Postgres = request.getfixturevalue("_postgres")
-    return asyncio.run(server.create())
 
 
 def opened(url: str, work: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
