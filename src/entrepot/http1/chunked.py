@@ -9,7 +9,7 @@ from entrepot.http1.head import FIELD, RequestError
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _SIZE: Final = re.compile(
-    rb"([0-9A-Fa-f]{1,15})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t\x20\x21\x23-\x5b\x5d-\x7e]*+"))?+)*+)\r'
+    rb"([0-9A-Fa-f]{1,15})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t\x20\x21\x23-\x5b\x5d-\x7e]*"))?)*)\r'
 )
 _LINE_BYTES: Final = 256
 _EXTENSION_BYTES: Final = 4_096

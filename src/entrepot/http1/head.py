@@ -25,7 +25,7 @@ _START: Final = re.compile(
 _VERSION: Final = re.compile(rb".* HTTP/([0-9]\.[0-9])")
 # RFC 9112 §5: no space before the colon, no folded lines; RFC 9110 §5.5: visible octets, spaces and tabs.
 FIELD: Final = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t ]*+((?:[\x21-\x7e\x80-\xff]++(?:[\t ]++(?=[\x21-\x7e\x80-\xff]))?+)*+)[\t ]*+"
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t ]*+((?:[\x21-\x7e\x80-\xff]+(?:[\t ]+[\x21-\x7e\x80-\xff]+)*)?)[\t ]*+"
 )
 _HOST: Final = re.compile(r"[A-Za-z0-9\-._~%!$&'()*+;=\[\]:]*")
 _BREAK: Final = re.compile(rb"[\r\n]")

@@ -16,7 +16,7 @@ Headers = dict[str, str]
 """Lower-case names. Field lines of one name are joined with `, ` in their order (RFC 9110 §5.3)."""
 
 # RFC 9110 §5.1, §5.5: a token, a colon, one space, visible octets, spaces and tabs.
-_BLOCK: Final = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n)*+")
+_BLOCK: Final = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 STATUS_LINES: Final[dict[int, bytes]] = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
