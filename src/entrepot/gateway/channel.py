@@ -90,6 +90,9 @@ class Channel:
         return cls(*await asyncio.open_connection(sock=sock))
 
     async def send(self, message: Message) -> None:
+        """ConnectionError when the other end has gone, or this one has been closed."""
+        if self._writer.is_closing():  # to write on it would be a RuntimeError, of uvloop
+            raise ConnectionResetError("the channel is closed")
         data = msgspec.msgpack.encode(message)
         self._writer.write(len(data).to_bytes(4, "big") + data)
         await self._writer.drain()
