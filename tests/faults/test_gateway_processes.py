@@ -238,8 +238,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def start(world: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "entrepot", "gateway", "--world", str(world)]
+def start(world: Path, home: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "entrepot", "gateway", "--world", str(world), *more]
     environ = {**os.environ, "UPSTREAM_KEY": "x"}
     return subprocess.run(command, capture_output=True, text=True, cwd=home, env=environ, timeout=60, check=False)
 
@@ -266,7 +266,15 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         ended = start(world.folder, tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.startswith("the gateway cannot start: ")
-    assert "in use" in ended.stderr
+    assert "in use; end what listens there, or give another address with `--listen HOST:PORT`" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
+    ended = start(tmp_path, tmp_path, "--admin-listen", "nowhere")
+    assert ended.returncode == 2
+    assert "Invalid value for '--admin-listen'" in ended.stderr
+    assert "`nowhere` is no address to listen on" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -106,14 +106,32 @@ def test_a_child_is_told_once_to_end(tmp_path: Path) -> None:
     assert (tmp_path / "count").read_text() == "1"
 
 
-def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        command = [sys.executable, "-m", "entrepot", "serve", "--data", str(tmp_path / "data")]
-        command.append(f"--management=127.0.0.1:{taken.getsockname()[1]}")
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def refused(tmp_path: Path, *more: str) -> str:
+    command = [sys.executable, "-m", "entrepot", "serve", "--data", str(tmp_path / "data"), *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "cannot listen on" in done.stderr
-    assert "nothing is served: the control plane did not start" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "[gateway]" not in done.stderr  # whoever serves has no world's file to edit
+    return done.stderr
+
+
+@pytest.mark.parametrize("option", ["--management", "--listen", "--admin-listen"])
+def test_a_port_that_is_taken_is_said_with_the_option_that_helps(option: str, tmp_path: Path) -> None:
+    given = dict(each.split("=") for each in arguments())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = given[option] = f"127.0.0.1:{taken.getsockname()[1]}"
+        told = refused(tmp_path, *(f"{name}={value}" for name, value in given.items()))
+    (line,) = [each for each in told.splitlines() if where in each and "Address already in use" in each]
+    assert line.endswith(f"; end what listens there, or give another address with `{option} HOST:PORT`")
+    child = "control plane" if option == "--management" else "gateway"
+    assert told.endswith(f"nothing is served: the {child} did not start; its messages are above\n")
+
+
+@pytest.mark.parametrize("option", ["--management", "--listen", "--admin-listen"])
+def test_an_address_that_is_none_is_said_with_its_option(option: str, tmp_path: Path) -> None:
+    given = dict(each.split("=") for each in arguments()) | {option: "127.0.0.1"}
+    told = refused(tmp_path, *(f"{name}={value}" for name, value in given.items()))
+    assert f"the control plane cannot start: `{option}`: `127.0.0.1` is no `HOST:PORT`\n" in told
 
 
 def test_az_setup_prints_a_script_for_any_posix_shell(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one for each option
     ] = "local",
     model: Annotated[Path | None, typer.Option(help="A GGUF file for the local engine.", exists=True)] = None,
     upstream_model: Annotated[
-        str | None, typer.Option(help="What the real API calls the model. [default: gpt-4o-mini]")
+        str | None, typer.Option(help="What the real API calls the model. \\[default: gpt-4o-mini]")
     ] = None,
     port: Annotated[int, typer.Option(help="Port of the data plane; another one if it is taken.")] = 8080,
     management_port: Annotated[int, typer.Option(help="Port of the management API, likewise.")] = 8443,

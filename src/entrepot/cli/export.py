@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False)
 def export(  # noqa: PLR0913, PLR0917
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it: a new or empty folder.")],
     gateway: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose `[gateway]` it has. Default: the first by name.")
+        str | None, typer.Option(metavar="NAME", help="Whose `\\[gateway]` it has. Default: the first by name.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
     data: Data = None,

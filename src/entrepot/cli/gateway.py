@@ -23,7 +23,9 @@ from entrepot.gateway.parent import Parent
 from entrepot.gateway.shipping import Shipper
 from entrepot.gateway.source import Source
 from entrepot.gateway.watch import Folder
+from entrepot.resources import values
 from entrepot.resources.problems import WorldInvalid
+from entrepot.resources.reading import Mistake, Sheet
 from entrepot.telemetry.log import log_to_stderr
 
 log = logging.getLogger(__name__)
@@ -40,10 +42,23 @@ Enrol = Annotated[
     str | None, typer.Option(help="With --control: the one-time token by which this gateway gets its keys.")
 ]
 Data = Annotated[Path | None, typer.Option(help="Folder for what the gateway writes.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes that serve; overrides [gateway].workers.")]
-Listen = Annotated[str | None, typer.Option(help="Where calls arrive, HOST:PORT; overrides [gateway].listen.")]
+
+
+def _address(text: str | None) -> str | None:
+    try:
+        return None if text is None else values.listener(text, (), "", Sheet())
+    except Mistake as mistake:
+        raise typer.BadParameter(f"{mistake}; give one such as 127.0.0.1:8080 or \\[::1]:8080") from None
+
+
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that serve; overrides `\\[gateway] workers`.")]
+Listen = Annotated[
+    str | None,
+    typer.Option(callback=_address, help="Where calls arrive, HOST:PORT; overrides `\\[gateway] listen`."),
+]
 AdminListen = Annotated[
-    str | None, typer.Option(help="Metrics and readiness, HOST:PORT; overrides [gateway].admin_listen.")
+    str | None,
+    typer.Option(callback=_address, help="Metrics and readiness, HOST:PORT; overrides `\\[gateway] admin_listen`."),
 ]
 
 

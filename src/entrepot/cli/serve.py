@@ -24,9 +24,9 @@ def serve(
     world: Annotated[
         Path | None, typer.Option(help="A world to begin with, at the first start.", exists=True, file_okay=False)
     ] = None,
-    listen: Annotated[str | None, typer.Option(help="HOST:PORT of the data plane. [default: 127.0.0.1:8080]")] = None,
+    listen: Annotated[str | None, typer.Option(help="HOST:PORT of the data plane. \\[default: 127.0.0.1:8080]")] = None,
     admin_listen: Annotated[
-        str | None, typer.Option(help="HOST:PORT of the gateway's metrics. [default: 127.0.0.1:9090]")
+        str | None, typer.Option(help="HOST:PORT of the gateway's metrics. \\[default: 127.0.0.1:9090]")
     ] = None,
     management: Annotated[str, typer.Option(help="HOST:PORT of the management API, https.")] = "127.0.0.1:8443",
     territory: Annotated[

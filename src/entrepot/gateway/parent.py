@@ -226,7 +226,7 @@ def listening(where: str, count: int, key: str = "listen", given: Sequence[socke
     """`count` sockets on one address; with several, the kernel spreads connections over them (SO_REUSEPORT).
 
     One that was `given` is used instead where it has that address, by all alike. Raises OSError that names the address
-    and the key of `[gateway]` that holds it.
+    and the option that gives another one.
     """
     host, _, port = where.rpartition(":")
     host = host.strip("[]")
@@ -245,8 +245,10 @@ def listening(where: str, count: int, key: str = "listen", given: Sequence[socke
         try:
             sock.bind((host, sockets[0].getsockname()[1] if sockets else int(port)))
         except OSError as error:
+            option = f"--{key.replace('_', '-')}"  # of `serve` and `gateway` alike; it overrides `[gateway]`
             raise OSError(
-                f"{where} cannot be listened on: {error.strerror}; end what listens there, or change `[gateway] {key}`"
+                f"{where} cannot be listened on: {error.strerror}; end what listens there, or give another address "
+                f"with `{option} HOST:PORT`"
             ) from error
         sock.listen(1024)
         sock.setblocking(False)

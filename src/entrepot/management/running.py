@@ -60,6 +60,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     given: tuple[socket.socket, ...] = ()
     new_token_key: bool = False
 
+    def option(self, field: str) -> str:
+        """What the user typed for one of the addresses; `serve`, which has the local gateway, names two otherwise."""
+        of_serve = {"listen": "--management", "data_listen": "--listen"} if self.local_gateway else {}
+        return of_serve.get(field, f"--{field.replace('_', '-')}")
+
 
 class Told(msgspec.Struct, frozen=True):
     """`control.json` in the data folder: where everything is, for `az-setup` and for the other commands."""
@@ -100,7 +105,8 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
     """Serve until SIGTERM or SIGINT; a second one ends it at once. Raises Error where it cannot start."""
     os.umask(0o077)  # also for the files of the database
     prepare(options.data)
-    listener = matching(options.given, *_split(options.listen)) or _listening(options.listen)
+    option = options.option("listen")
+    listener = matching(options.given, *_split(options.listen, option)) or _listening(options.listen, option)
     site, hosts = _names(options, listener)
     issued = certificates.ensure(options.data / "ca", hosts)
     database = options.database or f"sqlite:///{(options.data / DATABASE).resolve()}"
@@ -167,7 +173,8 @@ async def _gateway(control: Control, site: Site, options: Options) -> Site:
     """Where calls are sent to; with `local_gateway` also a token for the gateway beside us, if it needs one."""
     row: Row | None
     if options.local_gateway or options.data_listen or options.admin_listen:
-        row = await listen_at(control, _settled(options.data_listen), _settled(options.admin_listen))
+        data, admin = (_settled(options, field) for field in ("data_listen", "admin_listen"))
+        row = await listen_at(control, data, admin)
     else:
         row = await control.store.get(EVERYTHING, access_id("gateway", GATEWAY))
     listen = (row.body["properties"] if row is not None else {}).get("listen", "127.0.0.1:8080")
@@ -180,17 +187,22 @@ async def _gateway(control: Control, site: Site, options: Options) -> Site:
     return msgspec.structs.replace(site, data_url=options.data_url or f"http://{_reachable(listen)}")
 
 
-def _settled(where: str | None) -> str | None:
+def _settled(options: Options, field: str) -> str | None:
     """Port 0 is one that is free now: accounts' endpoints name it, so it has to be the same at every start."""
-    if where is None or _split(where)[1] != 0:
+    where: str | None = getattr(options, field)
+    if where is None:
+        return None
+    host, port = _split(where, options.option(field))
+    if port != 0:
         return where
-    probe = _listening(where)
+    probe = _listening(where, options.option(field))
     with probe:
-        return f"{_bracketed(_split(where)[0])}:{probe.getsockname()[1]}"
+        return f"{_bracketed(host)}:{probe.getsockname()[1]}"
 
 
-def _listening(where: str) -> socket.socket:
-    host, port = _split(where)
+def _listening(where: str, option: str) -> socket.socket:
+    """Raises Error, which names the option that gives another address."""
+    host, port = _split(where, option)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -199,13 +211,14 @@ def _listening(where: str) -> socket.socket:
         sock.listen(256)
     except OSError as error:
         sock.close()
-        raise Error(Code.NOT_READY, f"cannot listen on `{where}`: {error.strerror or error}") from error
+        mend = f"end what listens there, or give another address with `{option} HOST:PORT`"
+        raise Error(Code.NOT_READY, f"cannot listen on `{where}`: {error.strerror or error}; {mend}") from error
     return sock
 
 
 def _names(options: Options, listener: socket.socket) -> tuple[Site, list[str]]:
     """The URLs under which clients may know this control plane, and the names in its certificate."""
-    host, _ = _split(options.listen)
+    host, _ = _split(options.listen, options.option("listen"))
     port = listener.getsockname()[1]
     machine = socket.gethostname().lower()
     hosts = ["localhost", "127.0.0.1", "::1", machine]
@@ -225,10 +238,10 @@ def _names(options: Options, listener: socket.socket) -> tuple[Site, list[str]]:
     return Site(url, "", "", tuple(each for each in others if each != url)), hosts
 
 
-def _split(where: str) -> tuple[str, int]:
+def _split(where: str, option: str) -> tuple[str, int]:
     host, colon, port = where.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65_535:
-        raise Error(Code.BAD_REQUEST, f"`{where}` is no `HOST:PORT`")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise Error(Code.BAD_REQUEST, f"`{option}`: `{where}` is no `HOST:PORT`")
     return host.strip("[]"), int(port)
 
 
@@ -237,8 +250,8 @@ def _bracketed(host: str) -> str:
 
 
 def _reachable(listen: str) -> str:
-    host, port = _split(listen)
-    return f"{'127.0.0.1' if host in _ANY else _bracketed(host)}:{port}"
+    host, _, port = listen.rpartition(":")
+    return f"{'127.0.0.1' if host.strip('[]') in _ANY else host}:{port}"
 
 
 def _write(path: Path, data: bytes) -> None:
