@@ -117,6 +117,53 @@ def test_every_mistake_is_told_at_once(served: Plane) -> None:
     assert all("; " in each["message"] for each in problem(answer)["details"])
 
 
+def targets(answer: httpx.Response) -> list[str | None]:
+    assert answer.status_code == 400, answer.text
+    assert problem(answer)["code"] == "InvalidResource"
+    return sorted(each.get("target", "") for each in problem(answer)["details"])
+
+
+@pytest.mark.parametrize("operator", [None, 5, "no name"])
+def test_an_organization_without_an_operator_has_its_other_mistakes_told_too(served: Plane, operator: Any) -> None:
+    bad = ORGANIZATION | {"operator": operator, "kyc": "maybe", "colour": "red", "documents": [{"name": "licence"}]}
+    for who in ("north-staff", "admin"):
+        answer = served.of(who).put(f"{ROOT}/organizations/fjord", json={"properties": bad})
+        assert targets(answer) == [
+            "properties.colour",
+            "properties.documents[0].sha256",
+            "properties.kyc",
+            "properties.operator",
+        ]
+    # Of what there is, nothing is told to whom it does not concern: with an operator it is another's resource.
+    other = {"properties": bad | {"operator": "south"}}
+    assert served.of("north-staff").put(f"{ROOT}/organizations/fjord", json=other).status_code == 404
+    assert targets(served.of("south-staff").put(f"{ROOT}/organizations/fjord", json=other)) == [
+        "properties.colour",
+        "properties.documents[0].sha256",
+        "properties.kyc",
+    ]
+
+
+def test_an_upstream_without_a_region_or_credential_has_its_other_mistakes_told_too(served: Plane) -> None:
+    admin, at = served.of("admin"), f"{ROOT}/upstreams/lost"
+    bad = UPSTREAM | {"api": "soap", "colour": "red"}
+    wrong = ["properties.api", "properties.colour"]
+    assert targets(admin.put(at, json={"properties": bad})) == [*wrong, "properties.credential"]
+    assert targets(admin.put(at, json={"properties": bad | {"credentialValue": 5}})) == [
+        *wrong,
+        "properties.credentialValue",
+    ]
+    given = bad | {"credentialValue": "sk-1"}
+    assert targets(admin.put(at, json={"properties": given | {"region": 5}})) == [*wrong, "properties.region"]
+    del given["region"]
+    missing = admin.put(at, json={"properties": given})
+    assert targets(missing) == ["", *wrong]
+    assert "missing key `region`" in missing.text
+    nowhere = admin.put(at, json={"properties": UPSTREAM | {"credentialValue": "sk-1", "region": "atlantis"}})
+    assert (nowhere.status_code, problem(nowhere)["target"]) == (409, "properties.region")
+    assert served.of("north-tenant").put(at, json={"properties": bad}).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

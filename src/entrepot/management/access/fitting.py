@@ -20,6 +20,12 @@ _NO_KEYS: Final = Keys("sha256:" + "0" * 64)
 
 def fit(kind: str, id: str, body: Mapping[str, Any], *, only: Collection[str] = ()) -> None:  # noqa: A002
     """Raises Error (400) with every mistake; `only` those in these properties, where given."""
+    if found := mistakes(kind, id, body, only=only):
+        raise invalid(found)
+
+
+def mistakes(kind: str, id: str, body: Mapping[str, Any], *, only: Collection[str] = ()) -> list[Detail]:  # noqa: A002
+    """The same, for who has found others too."""
     reading = Reading()
     document = Document(kind, id, id.rpartition("/")[2], body)
     if kind == "account":
@@ -31,8 +37,7 @@ def fit(kind: str, id: str, body: Mapping[str, Any], *, only: Collection[str] = 
     else:
         reading.resource(document)
     problems = [each for each in reading.problems() if each.level == "error" and _concerns(each, only)]
-    if problems:
-        raise invalid([Detail("InvalidProperty", f"{each.what}; {each.fix}", each.key or None) for each in problems])
+    return [Detail("InvalidProperty", f"{each.what}; {each.fix}", each.key or None) for each in problems]
 
 
 def _concerns(problem: Problem, only: Collection[str]) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from entrepot.errors import Code, Detail, Error
-from entrepot.management.access.envelope import invalid
 from entrepot.management.access.instants import iso
 from entrepot.management.access.narrowing import refuse_widening
 from entrepot.management.authorize import Caller, may, require
@@ -23,13 +22,18 @@ DOCUMENT: Final = frozenset({"name", "sha256", "kind", "issued", "expires", "not
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def operator_of(standing: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
-    """In whose book it stands. Raises Error: it has to be said at first (400), and never changes (409)."""
+def operator_mistakes(properties: Mapping[str, Any]) -> list[Detail]:
+    """It has to be said in whose book it stands."""
     given = properties.get("operator")
-    if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", given):
-        fix = "expected the name of the operator in whose book it stands"
-        raise invalid([Detail("InvalidProperty", fix, "properties.operator")])
-    there = standing.get("operator")
+    if isinstance(given, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", given):
+        return []
+    fix = "expected the name of the operator in whose book it stands"
+    return [Detail("InvalidProperty", fix, "properties.operator")]
+
+
+def operator_of(standing: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
+    """In whose book it stands, where that is said. Raises Error CONFLICT: it never changes."""
+    given, there = str(properties["operator"]), standing.get("operator")
     if there is not None and given != there:
         message = f"it stands in the book of `{there}` and stays there; another operator records it anew"
         raise Error(Code.CONFLICT, message, name="Conflict", param="properties.operator")
@@ -64,7 +68,6 @@ def complete(
 ) -> None:
     """Raises Error (400) for what needs a second person; notes who reviewed, which nobody writes themselves."""
     refuse_widening(id, standing, properties)
-    check_documents(properties.get("documents", []))
     _keep_grounds(standing, properties)
     kyc = properties.get("kyc", "none")
     again = kyc != standing.get("kyc", "none") or properties.get("kycExpires") != standing.get("kycExpires")
@@ -103,11 +106,11 @@ def _keep_grounds(standing: Mapping[str, Any], properties: dict[str, Any]) -> No
     properties["eligibility"] = kept
 
 
-def check_documents(documents: Any) -> None:
+def document_mistakes(documents: Any) -> list[Detail]:
     """Evidence by its hash: `[{name, sha256, …}]`; the documents themselves are kept elsewhere."""
     problems: list[Detail] = []
     if not isinstance(documents, list):
-        raise invalid([Detail("InvalidProperty", "expected an array of documents", "properties.documents")])
+        return [Detail("InvalidProperty", "expected an array of documents", "properties.documents")]
     for at, each in enumerate(documents):
         target = f"properties.documents[{at}]"
         if not isinstance(each, dict):
@@ -129,5 +132,4 @@ def check_documents(documents: Any) -> None:
             for key in sorted(DOCUMENT - {"name", "sha256"})
             if key in each and not isinstance(each[key], str)
         )
-    if problems:
-        raise invalid(problems)
+    return problems

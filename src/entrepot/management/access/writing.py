@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from entrepot.errors import Code, Detail, Error
 from entrepot.management.access import organizations
 from entrepot.management.access.envelope import invalid
+from entrepot.management.access.fitting import fit, mistakes
 from entrepot.management.access.gateways import KEPT, STATUS
 from entrepot.management.authorize import INSTANCE, Caller, chain_from, chain_of, may, require
 from entrepot.management.changes import Change
@@ -72,6 +73,14 @@ async def _of_instance(write: Write) -> str | None:
     return None
 
 
+def _refuse(kind: str, write: Write, problems: list[Detail]) -> None:
+    """Raises Error (400) where there are problems: with them, and with every other mistake of the request's form."""
+    if problems:
+        told = {each.target for each in problems}
+        found = mistakes(kind, write.id, write.body)
+        raise invalid([*problems, *(each for each in found if each.target is None or each.target not in told)])
+
+
 def _kind(write: Write) -> str:
     collection = write.id.split("/")[3]
     return next(kind for kind, name in COLLECTIONS.items() if name == collection)
@@ -105,7 +114,7 @@ async def _site(write: Write) -> str | None:
     network = write.properties.get("network")
     if isinstance(network, str) and site_name(network) != write.name:
         message = "the site has another name than this network's, with `-` for `/`; PUT it under its own"
-        raise invalid([Detail("InvalidProperty", message, "properties.network")])
+        _refuse("site", write, [Detail("InvalidProperty", message, "properties.network")])
     return None
 
 
@@ -122,7 +131,7 @@ async def _settings(write: Write) -> str | None:
     days = write.properties.get("warnDays", 0)
     if type(days) is not int or not 0 <= days <= 3_650:
         fix = "expected a whole number of days, from 0 to 3650"
-        raise invalid([Detail("InvalidProperty", fix, "properties.warnDays")])
+        _refuse("settings", write, [Detail("InvalidProperty", fix, "properties.warnDays")])
     return None
 
 
@@ -143,48 +152,48 @@ async def _upstream(write: Write) -> str | None:
     region = write.properties.get("region")
     row = await write.change.get(EVERYTHING, access_id("region", region)) if isinstance(region, str) else None
     operator = row.body["properties"].get("operator") if row is not None else None
+    # Who may write nowhere learns nothing.
+    require(write.who, action, (write.id.lower(), INSTANCE) if operator is None else chain_from(write.id, operator))
+    _refuse("upstream", write, await _credential(write))
     if operator is None:
-        # Who may write nowhere learns nothing.
-        require(write.who, action, (write.id.lower(), INSTANCE))
+        fit("upstream", write.id, write.body)  # that it names no region at all is among the mistakes of its form
         raise _nothing("region", region)
-    require(write.who, action, chain_from(write.id, operator))
-    await _credential(write)
     return str(operator).lower()
 
 
 def _nothing(kind: str, name: Any) -> Error:
-    target = f"properties.{kind}"
-    if not isinstance(name, str):
-        return invalid([Detail("InvalidProperty", f"expected the name of a {kind}", target)])
-    return Error(Code.CONFLICT, f"there is no {kind} `{name}`; make it first", name="Conflict", param=target)
+    message = f"there is no {kind} `{name}`; make it first"
+    return Error(Code.CONFLICT, message, name="Conflict", param=f"properties.{kind}")
 
 
-async def _credential(write: Write) -> None:
-    """`credentialValue` goes into the store of secrets and nowhere else; the row only says that there is one."""
+async def _credential(write: Write) -> list[Detail]:
+    """`credentialValue` goes into the store of secrets and nowhere else; the row only says that there is one.
+
+    Returns the mistakes. Of a credential that has one the row says that it is there: that is told already.
+    """
     place, held = ref(write.id, "credential"), "secret"
     value = write.properties.pop("credentialValue", None)
     given = write.properties.get("credential")
+    if value is None and given == "none":
+        await write.change.forget_secrets(place)
+        return []
+    write.properties["credential"] = held
     if value is not None:
         if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 8_192:
-            raise invalid([Detail("InvalidProperty", "expected the secret, on one line", "properties.credentialValue")])
+            return [Detail("InvalidProperty", "expected the secret, on one line", "properties.credentialValue")]
         await write.change.put_secret(place, value.encode())
-        write.properties["credential"] = held
-    elif given in (None, held) and write.standing.get("credential") == held:
+        return []
+    if given in (None, held) and write.standing.get("credential") == held:
         # INVARIANT: whoever may write an upstream cannot learn its credential by having it sent elsewhere.
-        if _address(write.properties) != _address(write.standing):
-            message = (
-                "with another `baseUrl` or proxy the credential is given anew: the one that is kept is for the old"
-            )
-            raise invalid([Detail("CredentialRequired", message, "properties.credentialValue")])
-        write.properties["credential"] = held
-    elif given == "none":
-        await write.change.forget_secrets(place)
-    else:
-        message = (
-            "the control plane reads neither its host's files nor its environment; write the secret itself to "
-            "`credentialValue`, where it is kept encrypted and never shown, or `none`"
-        )
-        raise invalid([Detail("InvalidProperty", message, "properties.credential")])
+        if _address(write.properties) == _address(write.standing):
+            return []
+        message = "with another `baseUrl` or proxy the credential is given anew: the one that is kept is for the old"
+        return [Detail("CredentialRequired", message, "properties.credentialValue")]
+    message = (
+        "the control plane reads neither its host's files nor its environment; write the secret itself to "
+        "`credentialValue`, where it is kept encrypted and never shown, or `none`"
+    )
+    return [Detail("InvalidProperty", message, "properties.credential")]
 
 
 def _address(properties: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -194,11 +203,16 @@ def _address(properties: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 async def _organization(write: Write) -> str | None:
+    misread = organizations.operator_mistakes(write.properties)
+    documents = organizations.document_mistakes(write.properties.get("documents", []))
+    if misread:  # whose it is cannot be told, so neither who may write it; its form can
+        _refuse("organization", write, misread + documents)
     operator = organizations.operator_of(write.standing, write.properties)
     chain = chain_from(write.id, operator)
     organizations.authorize(write.who, chain, write.standing, write.properties)
     if write.before is None and await write.change.get(EVERYTHING, access_id("operator", operator)) is None:
         raise _nothing("operator", operator)
+    _refuse("organization", write, documents)
     organizations.complete(write.id, write.standing, write.properties, write.who.actor, write.change.at_ms)
     return operator.lower()
 
