@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from entrepot.limits.rate import DAY_MS, Limit, budget, in_flight, requests_per_minute, tokens_per_minute
 from entrepot.limits.reserve import Refusal, Short, StoreBusy, Want
@@ -32,6 +33,17 @@ async def reserve(store: Shared, wants: list[Want]) -> Refusal | None:
         return store.reserve(wants, now())
     except Short:
         return await store.reserve_there(wants, now())
+
+
+async def patiently(store: Shared, wants: list[Want]) -> Refusal | None:
+    """A store that is slow to answer is away for a moment."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return await reserve(store, wants)
+        except StoreBusy:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
 
 
 def with_stores(url: str, number: int, work: Callable[[list[Shared]], Awaitable[None]]) -> None:
@@ -170,5 +182,58 @@ def test_what_a_dead_process_held_is_free_again(server: Server, monkeypatch: pyt
         await dead._redis.aclose()
         await asyncio.sleep(0.8)
         assert await reserve(stores[0], want) is None
+
+    with_stores(server.url, 1, work)
+
+
+def test_a_store_that_comes_back_empty_hears_of_budgets_again_before_it_grants_any(server: Server) -> None:
+    """Also of what nobody has called on for a while, and of what was used while the store was away."""
+
+    async def work(stores: list[Shared]) -> None:
+        one, two = stores
+        limit, million = budget(10_000_000_000_000, DAY_MS), 1_000_000_000_000
+        want = [Want(KEY, limit, million)]
+        one.restore(KEY, limit, 5 * million + 1, now())
+        for _ in range(2):
+            assert await reserve(two, want) is None
+        two.settle(want, [million], now())
+        await asyncio.sleep(1.5)
+        assert KEY in one._resting
+        server.kill()
+        await asyncio.sleep(0.3)
+        two.settle(want, [million + 7], now())
+        server.start()
+        admitted = [await patiently(stores[at % 2], want) is None for at in range(5)]
+        assert admitted == [True, True, False, False, False], "7.000000000008 of 10 are used, a lease lies idle"
+        await one.tell_again()
+        assert (one.counted(KEY, limit, now()), two.counted(KEY, limit, now())) == (5 * million + 1, 2 * million + 7)
+        told, otherwise = one.put_right()
+        assert told == ["the store of limits came back empty, and is told again of 1 budgets"]
+        assert otherwise == {}
+        assert two.put_right()[0]
+
+    with_stores(server.url, 2, work)
+
+
+def test_what_the_store_has_of_a_budget_is_what_it_was_told_or_is_put_right(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        (one,) = stores
+        limit, million = budget(10_000_000_000_000, DAY_MS), 1_000_000_000_000
+        one.restore(KEY, limit, 5 * million, now())
+        await asyncio.sleep(0.3)
+        name = f"entrepot:limit:{KEY.hex()}"
+        with redis.Redis.from_url(server.url) as client:
+            for there in (4_000_000, 6_000_000, None):
+                if there is None:
+                    client.delete(name)
+                else:
+                    client.hset(name, "u:g/w0", str(there))
+                await one.tell_again()
+                told, otherwise = one.put_right()
+                assert not told
+                assert otherwise == {KEY: ((there or 0) * 1_000_000, 5 * million)}
+                assert client.hget(name, "u:g/w0") == b"5000000"
+            await one.tell_again()
+            assert one.put_right() == ([], {})
 
     with_stores(server.url, 1, work)

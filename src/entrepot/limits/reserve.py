@@ -66,6 +66,17 @@ class Store(Protocol):
         """Of a limit with a window: what this process has used in it, as its ledger says. Gives back what was held."""
         ...
 
+    def counted(self, key: bytes, limit: Limit, now_ms: int) -> int:
+        """Of a limit with a window: what this process is held to have used in it, in the limit's unit."""
+        ...
+
+    async def tell_again(self) -> None:
+        """Tell whoever else keeps what this process used of limits with a window; nobody, in one machine."""
+
+    def put_right(self) -> tuple[list[str], dict[bytes, tuple[int, int]]]:
+        """Since the last time: what happened to whoever else keeps it, and which parts it had otherwise: was and is."""
+        ...
+
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
         """Of each want's limit as it is now; the units are not looked at."""
         ...
@@ -117,6 +128,15 @@ class Memory:
         held = self._now(Want(key, limit, 0), now_ms)
         before, held.level = held.level, units * limit.period_ms
         return before // limit.period_ms
+
+    def counted(self, key: bytes, limit: Limit, now_ms: int) -> int:
+        return self._now(Want(key, limit, 0), now_ms).level // limit.period_ms
+
+    async def tell_again(self) -> None:
+        """There is nobody."""
+
+    def put_right(self) -> tuple[list[str], dict[bytes, tuple[int, int]]]:
+        return [], {}
 
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
         found = []

@@ -4,6 +4,9 @@ The store holds, for each limit, its level and what each process holds of it in 
 What a process holds counts as taken, so a limit is never exceeded; what it holds and does not use is the error, at most
 a fiftieth of the limit (docs/limits.md derives it). While the store cannot be reached each process admits its share.
 
+Of a budget each process tells the whole of what it used in the window, as its ledger has it, not what is new: telling
+it twice changes nothing, and a store that lost it all hears it again. Until all had time for that it grants none.
+
 INVARIANT: what a process holds of a limit is `lease + reserved + used`; a call moves units between the three, and only
 a round changes the sum. `used` is what the store has not heard of yet.
 """
@@ -23,7 +26,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from entrepot.limits.rate import Level, Limit, leaked, wait_ms
+from entrepot.limits.rate import Level, Limit, leaked, wait_ms, window_of
 from entrepot.limits.reserve import Memory, Refusal, Short, State, StoreBusy, Want, state_of
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,8 @@ ANSWER_S = 0.5
 IDLE_MS = 1_000
 REFUSED_MS = 100
 """So long a refusal of the store is taken for its word, so that calls over the limit do not become rounds."""
+GRACE_MS = 1_000
+"""So long a store that came back empty grants nothing of budgets, so that all processes can tell it of theirs."""
 LEASED_PERCENT = 2
 AT_ONCE = 256
 TRIES = 4
@@ -43,23 +48,35 @@ MICRO = 1_000_000
 Budgets = Literal["closed", "open"]
 
 
+class Early(StoreBusy):
+    """The store does not know yet what was used of budgets."""
+
+
 class _Held:
-    """What this process holds of one limit, in the store's units."""
+    """What this process holds of one limit, in the store's units.
+
+    Of a limit with a window `total` and `fraction` are all that it used in the window `number`, `heard` is what the
+    store is known to have of that, or -1. `instead`: the store is to take `total` even if it has more.
+    """
 
     __slots__ = (
         "asked_ms",
         "at_ms",
         "fraction",
+        "heard",
+        "instead",
         "lease",
         "level",
         "limit",
+        "number",
         "others",
         "refused_until_ms",
         "reserved",
-        "restore",
         "rounds",
         "scale",
+        "sent",
         "sure",
+        "total",
         "used",
     )
 
@@ -68,13 +85,39 @@ class _Held:
         self.limit = limit
         self.lease = self.reserved = self.used = self.fraction = 0
         self.level = self.others = self.at_ms = self.asked_ms = self.refused_until_ms = self.rounds = 0
-        self.restore = -1
+        self.total = self.number = self.sent = 0
+        self.heard = -1
+        self.instead = False
         self.sure = False
         """The store has answered since what it holds of ours was last in doubt."""
 
     @property
     def capacity(self) -> int:
         return self.limit.burst // self.scale
+
+    def spend(self, real: int, now_ms: int) -> int:
+        """Add to what was used in the window. `real` is in the limit's unit; what of it is whole in the store's."""
+        self.roll(now_ms)
+        whole, self.fraction = divmod(real + self.fraction, self.scale)
+        self.total += whole
+        return whole
+
+    def roll(self, now_ms: int) -> None:
+        """With a new window nobody has used anything."""
+        number = window_of(self.limit.window_ms, now_ms)
+        if number > self.number:
+            self.number, self.heard = number, -1
+            self.total = self.fraction = 0
+
+
+class _Sent(NamedTuple):
+    """What a round told of one limit. `turn` numbers the limit's rounds, `alone` is one with no other beside it."""
+
+    used: int
+    total: int
+    turn: int
+    alone: bool
+    instead: bool
 
 
 class _Ask(NamedTuple):
@@ -96,6 +139,11 @@ class Shared:
         self._pid = f"{name}:{os.getpid()}:{time.time_ns():x}"
         self._budgets = budgets
         self._held: dict[bytes, _Held] = {}
+        self._resting: dict[bytes, _Held] = {}
+        """Of budgets that nobody calls on now: what was used of them."""
+        self._born = 0
+        self._told: list[str] = []
+        self._otherwise: dict[bytes, tuple[int, int]] = {}
         self._local = Memory()
         self._away_ms = 0
         self._processes = 1
@@ -125,12 +173,12 @@ class Shared:
         for index, want in enumerate(wants):
             held = self._of(want)
             held.asked_ms = now_ms
-            if held.restore < 0 and held.lease >= self._units(held, want.units):
+            if held.lease >= self._units(held, want.units):
                 continue
             if self._away_ms:
                 if not self._take_locally(want, held, now_ms):
                     return Refusal(index, 1_000)
-            elif held.restore < 0 and now_ms < held.refused_until_ms:
+            elif now_ms < held.refused_until_ms:
                 return self._refusal(index, want, held, now_ms)
             else:
                 raise Short
@@ -139,11 +187,20 @@ class Shared:
 
     async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         """The same with a round trip, for all of the wants that the leases do not hold."""
-        for _ in range(TRIES):
-            refusal = await self._reserve_there(wants, now_ms)
-            if refusal is None or refusal.wait_ms != 0:
+        tries, ends_ms = TRIES, now_ms + 2 * GRACE_MS
+        while True:
+            try:
+                refusal = await self._reserve_there(wants, now_ms)
+            except Early:
+                if time.time_ns() // 1_000_000 > ends_ms:
+                    raise
+                await asyncio.sleep(TICK_S)
+                continue
+            except Short:  # the store went away and came back meanwhile
+                refusal = Refusal(0, 0)
+            tries -= 1
+            if refusal is None or refusal.wait_ms != 0 or not tries:
                 return refusal
-        return refusal
 
     async def _reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         """Without anything to wait for: another call took what was here while the store was asked for the rest."""
@@ -159,6 +216,8 @@ class Shared:
         failed = await asyncio.shield(trip)
         if failed is None:  # nobody was there to ask
             return self.reserve(wants, now_ms)
+        if failed < 0:
+            raise Early("the store of limits came back empty, and budgets wait until it has heard of them again")
         if failed:
             held = asks[failed - 1].held
             refusal = self._refusal(failed - 1, wants[failed - 1], held, now_ms)
@@ -170,24 +229,51 @@ class Shared:
         self._take(wants)
         return None
 
-    def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:  # noqa: ARG002 - it is the store's
+    def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
         for index, want in enumerate(wants):
             if want.limit.charged:
                 continue
             held = self._of(want)
             units, real = self._units(held, want.units), used[index]
-            if held.scale != 1:
-                real, held.fraction = divmod(real + held.fraction, held.scale)
+            if held.limit.window_ms:
+                real = held.spend(real, now_ms)
             held.reserved -= units
             held.used += real
             held.lease += units - real
 
-    def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:  # noqa: ARG002 - it is the store's
-        """The store hears of it with the next round; until then calls ask it."""
+    def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
+        """The store hears of it with the next round. What it was told before it tells itself (`put_right`)."""
         held = self._of(Want(key, limit, 0))
-        held.restore, held.fraction = divmod(units, held.scale)
-        held.used = 0
-        return 0
+        before = self.counted(key, limit, now_ms)
+        held.total, held.fraction = divmod(units, held.scale)
+        held.instead = True
+        return before
+
+    def counted(self, key: bytes, limit: Limit, now_ms: int) -> int:
+        held = self._held.get(key) or self._resting.get(key)
+        if held is None:
+            return 0
+        held.limit = limit
+        held.roll(now_ms)
+        return held.total * held.scale + held.fraction
+
+    async def tell_again(self) -> None:
+        """Tell the store of all that was used in windows, once more; `put_right` says what it had otherwise."""
+        now_ms = time.time_ns() // 1_000_000
+        for key, held in list(self._resting.items()):
+            del self._resting[key]
+            self._rest(key, held, now_ms)
+        there = [*self._resting.items(), *((key, held) for key, held in self._held.items() if held.limit.window_ms)]
+        for at in range(0, len(there), AT_ONCE):
+            asks = [_Ask(key, held, 0, 0) for key, held in there[at : at + AT_ONCE] if not held.rounds]
+            for each in asks:
+                each.held.instead = True
+            await self._trip(asks)
+
+    def put_right(self) -> tuple[list[str], dict[bytes, tuple[int, int]]]:
+        told, otherwise = self._told, self._otherwise
+        self._told, self._otherwise = [], {}
+        return told, otherwise
 
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
         """By what the store said last, and what was taken here since."""
@@ -214,7 +300,8 @@ class Shared:
     def _of(self, want: Want) -> _Held:
         held = self._held.get(want.key)
         if held is None:
-            held = self._held[want.key] = _Held(want.limit)
+            held = self._resting.pop(want.key) if want.key in self._resting else _Held(want.limit)
+            self._held[want.key] = held
         held.limit = want.limit
         return held
 
@@ -280,11 +367,11 @@ class Shared:
                 continue
             idle = give_back or now_ms - held.asked_ms > IDLE_MS
             target = 0 if idle else self._lease_of(held)
-            if idle and held.sure and not (held.lease or held.used or held.reserved or held.restore >= 0):
-                if not held.fraction:
-                    del self._held[key]
+            if idle and held.sure and not (held.lease or held.used or held.reserved or held.instead):
+                del self._held[key]
+                self._rest(key, held, now_ms)
                 continue
-            if not held.used and held.restore < 0 and held.sure and target // 2 <= held.lease <= target:
+            if not held.used and not held.instead and held.sure and target // 2 <= held.lease <= target:
                 continue
             back = max(0, held.lease - target)
             held.lease -= back
@@ -292,20 +379,31 @@ class Shared:
         for at in range(0, max(1, len(asks)), AT_ONCE):
             await self._trip(asks[at : at + AT_ONCE])
 
+    def _rest(self, key: bytes, held: _Held, now_ms: int) -> None:
+        if held.limit.window_ms:
+            held.roll(now_ms)
+            if held.total or held.fraction:
+                self._resting[key] = held
+
     async def _trip(self, asks: Sequence[_Ask]) -> int | None:
-        """The number of the first ask whose least was not to be had, 0 if there is none; None without an answer."""
-        keys: list[bytes] = [b"entrepot:limits:alive", *(b"entrepot:limit:" + each.key.hex().encode() for each in asks)]
-        arguments: list[Any] = [self._pid, self._name, ALIVE_MS]
+        """The number of the first ask whose least was not to be had, 0 if there is none; None without an answer.
+
+        -1: the store came back empty and does not grant of budgets yet.
+        """
+        began_ms = time.time_ns() // 1_000_000
+        keys: list[bytes] = [b"entrepot:limits:alive", b"entrepot:limits:since"]
+        keys += [b"entrepot:limit:" + each.key.hex().encode() for each in asks]
+        arguments: list[Any] = [self._pid, self._name, ALIVE_MS, GRACE_MS]
         sent = []
         for each in asks:
             held, limit = each.held, each.held.limit
-            alone = not held.rounds
-            used, held.used = held.used, 0
-            restore, held.restore = held.restore, -1
-            held.rounds += 1
-            sent.append((used, restore))
-            arguments += [limit.amount, limit.period_ms, held.capacity, limit.window_ms, used, each.back]
-            arguments += [held.reserved + held.lease, each.least, each.most, int(alone and not held.sure), restore]
+            if limit.window_ms:
+                held.roll(began_ms)
+            told = self._sent(held)
+            sent.append(told)
+            arguments += [limit.amount, limit.period_ms, held.capacity, limit.window_ms, told.used, each.back]
+            arguments += [held.reserved + held.lease, each.least, each.most, int(told.alone and not held.sure)]
+            arguments += [told.total, held.number, int(told.instead)]
         try:
             answer = await self._round(keys=keys, args=arguments)
         except (TimeoutError, RedisError, OSError) as error:
@@ -314,10 +412,13 @@ class Shared:
         now_ms = time.time_ns() // 1_000_000
         self.trips += 1
         self._processes = max(1, int(answer[1]))
+        self._bear(int(answer[2]))
         for at, each in enumerate(asks):
-            held, (granted, level, taken) = each.held, map(int, answer[2 + 3 * at : 5 + 3 * at])
+            held, (granted, level, taken, before) = each.held, map(int, answer[3 + 4 * at : 7 + 4 * at])
             held.rounds -= 1
             held.sure = held.sure or not held.rounds
+            if held.limit.window_ms:
+                self._hear(each.key, held, sent[at], before)
             held.lease += granted
             held.level, held.at_ms = level, now_ms
             held.others = max(0, taken - held.lease - held.reserved)
@@ -327,17 +428,52 @@ class Shared:
             log.warning("the store of limits answers again", extra={"fields": fields})
         return int(answer[0])
 
-    def _undone(self, asks: Sequence[_Ask], sent: Sequence[tuple[int, int]]) -> None:
+    def _sent(self, held: _Held) -> _Sent:
+        alone = not held.rounds
+        used, held.used = held.used, 0
+        held.rounds += 1
+        held.sent += 1
+        instead = alone and held.instead
+        if instead:
+            held.instead = False
+        return _Sent(used, held.total, held.sent, alone, instead)
+
+    def _hear(self, key: bytes, held: _Held, sent: _Sent, before: int) -> None:
+        """The store has what was told; `before` is what it had of it, -1 where that was in another window."""
+        undisturbed = sent.alone and held.sent == sent.turn
+        if held.heard >= 0:
+            otherwise = before not in {-1, held.heard}
+        else:  # the first word of a process that comes back
+            otherwise = sent.turn == 1 and before not in {-1, 0, sent.total}
+        if undisturbed and otherwise:
+            self._otherwise[key] = (before * held.scale, sent.total * held.scale)
+        if sent.instead and not undisturbed:  # the round beside it may have told what was before
+            held.sure = False
+        held.heard = sent.total if undisturbed else -1
+
+    def _bear(self, born: int) -> None:
+        """If the store is another than it was, or has lost everything, it is told of everything again."""
+        before, self._born = self._born, born
+        if before in {0, born}:
+            return
+        self._held |= self._resting
+        self._resting = {}
+        for held in self._held.values():
+            held.sure, held.heard = False, -1
+        budgets = sum(bool(held.total) for held in self._held.values() if held.limit.window_ms)
+        self._told.append(f"the store of limits came back empty, and is told again of {budgets} budgets")
+        log.error("the store of limits came back empty", extra={"fields": {"budgets": budgets}})
+
+    def _undone(self, asks: Sequence[_Ask], sent: Sequence[_Sent]) -> None:
         """Whether the store took it is not known: it is reported once more, which errs to the safe side."""
-        for each, (used, restore) in zip(asks, sent, strict=True):
+        for each, told in zip(asks, sent, strict=True):
             held = each.held
             held.rounds -= 1
-            held.used += used
-            held.sure = False
-            if held.restore < 0:
-                held.restore = restore
+            held.used += told.used
+            held.sure, held.heard = False, -1
+            held.instead = held.instead or told.instead
 
-    def _lost(self, asks: Sequence[_Ask], sent: Sequence[tuple[int, int]], error: BaseException) -> None:
+    def _lost(self, asks: Sequence[_Ask], sent: Sequence[_Sent], error: BaseException) -> None:
         self._undone(asks, sent)
         if not self._away_ms:
             self._away_ms = time.time_ns() // 1_000_000
