@@ -22,7 +22,7 @@ from entrepot.projections.refusals import Refusals
 from entrepot.projections.usage import COUNTS, Cell, Sums, Usage
 from entrepot.projections.window import DAY_MS
 from entrepot.storage import EVERYTHING, MasterKey, Row, Store, Tenancy
-from entrepot.storage.projected import Projected
+from entrepot.storage.projected import USAGE, Projected
 from entrepot.storage.tables import COUNTS as KEPT
 from ledgers import NOW_MS, decision, key_of, outcome, write
 from tenancies import watched
@@ -83,7 +83,7 @@ async def agrees(projected: Projected, ledger: Path) -> None:
     usage.finish()
     assert await usage_of(projected, EVERYTHING) == usage.cells
     kept = await projected.refusals(EVERYTHING)
-    assert {tuple(row.values())[:5]: row["count"] for row in kept} == {tuple(c): n for c, n in refusals.cells.items()}
+    assert {tuple(row.values())[:5]: row["count"] for row in kept} == {c[:5]: n for c, n in refusals.cells.items()}
     assert usage.cells
     assert refusals.cells
 
@@ -132,6 +132,51 @@ def test_each_sees_what_its_accounts_used(url: str, tmp_path: Path) -> None:
         assert await projected.usage(EVERYTHING, day)
         assert not await projected.usage(EVERYTHING, "", day)
         assert not await projected.refusals(EVERYTHING, "", day)
+
+    following(url, work)
+
+
+def test_a_name_that_is_taken_anew_brings_nothing_of_who_had_it(url: str, tmp_path: Path) -> None:
+    """Whenever it is added up: before the account was purged, after another has the name, or across both."""
+    data = tmp_path / "data"
+    everything = Tenancy(everything=True)
+    first, second = (Tenancy(subscriptions=frozenset({each})) for each in ("s", "t"))
+
+    async def seen(projected: Projected, tenancy: Tenancy) -> tuple[int, int, int]:
+        cells = [sums for cell, sums in (await usage_of(projected, tenancy)).items() if cell.account == "kanto"]
+        refused = [each["count"] for each in await projected.refusals(tenancy) if each["account"] == "kanto"]
+        waiting = [each for each in await projected.open_calls(tenancy) if each.account == "kanto"]
+        return sum(each.calls for each in cells), sum(refused), len(waiting)
+
+    async def work(store: Store, projected: Projected) -> None:
+        one = follower_of(projected, data)
+        born = {"kind": "account", "name": "Kanto"}
+        async with store.change() as change:
+            await change.put(Row(id="/s/kanto", subscription="s", created_ms=NOW_MS, **born))
+        grow(data, 50)
+        await one.follow()
+        before = await seen(projected, first)
+        assert all(before)
+        async with store.change() as change:
+            await change.soft_delete("/s/kanto", 1)
+        assert await seen(projected, first) == before
+        async with store.change() as change:
+            await change.delete("/s/kanto")
+            await change.put(Row(id="/t/kanto", subscription="t", created_ms=NOW_MS + 1_000, **born))
+        assert await seen(projected, second) == (0, 0, 0)
+        assert await seen(projected, first) == (0, 0, 0)
+        assert await seen(projected, everything) == before
+        grow(data, 50)  # entries of the first, which were shipped late
+        await one.follow()
+        assert await seen(projected, second) == (0, 0, 0)
+        grown = await seen(projected, everything)
+        assert all(now > then for now, then in zip(grown, before, strict=True))
+        async with store.change() as change:
+            await change.delete("/t/kanto")
+            await change.put(Row(id="/t/kanto", subscription="t", created_ms=NOW_MS - 1, **born))
+        grow(data, 50)  # what the second does is its own
+        await one.follow()
+        assert all(await seen(projected, second))
 
     following(url, work)
 
@@ -297,7 +342,7 @@ def test_a_running_follower_survives_what_it_finds(tmp_path: Path) -> None:
 
 def test_the_table_keeps_every_count_that_entries_add_to() -> None:
     assert set(KEPT) == set(COUNTS) - {"open", "unpriced"}
-    assert Cell._fields == ("account", "deployment", "model", "region", "day")
+    assert Cell._fields == (*USAGE, "born_ms")
     assert all(isinstance(getattr(Sums(), name), int) for name in KEPT)
 
 

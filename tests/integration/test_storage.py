@@ -226,6 +226,12 @@ def test_every_method_binds_its_statements(url: str) -> None:
                 await tx.forget_secrets("a")
                 await tx.revision()
                 await tx.record("id", 1, b"{}", ())
+                await tx.hold({"s"}, {"/x", "/providers/z"}, {"y"})
+                await tx.put(row("/subscriptions/s"))
+                await tx.put(row("/y", "account"))
+                await tx.put_secret("a", b"")
+                await tx.list(NORTH, "thing")
+                await tx.send()
             for method in (store.all, store.whole, store.revision, store.instance, store.unplaced, store.raise_epoch):
                 await method()
                 tried(method.__name__)
@@ -504,6 +510,44 @@ def test_the_schema_grows_from_its_first_revision(url: str) -> None:
             await connection.execute(text(f"UPDATE alembic_version SET version_num = '{revisions()[-1]}'"))
         store = await Store.open(url, MASTER)
         assert await store.instance() == instance
+        await store.close()
+        await engine.dispose()
+
+    asyncio.run(work())
+
+
+def test_what_was_added_up_before_is_of_the_account_that_has_the_name(url: str) -> None:
+    day_ms = 86_400_000
+    accounts = (("kanto", 10 * day_ms + 5), ("far", 10 * day_ms))
+    cells = (("Kanto", 9, None), ("Kanto", 10, accounts[0][1]), ("far", 12, accounts[1][1]), ("gone", 12, None))
+
+    async def work() -> None:
+        engine = open_engine(url)
+        async with engine.begin() as connection:
+            await migrate(connection, "0002")
+            made = "INSERT INTO resources (key, id, kind, name, parent, body, etag, created_ms, created_by, changed_ms,"
+            for name, born_ms in accounts:
+                values = f"'/{name}', '/{name}', 'account', '{name}', '', '{{}}', 'e', {born_ms}, 'a', 2, 'b', '{name}'"
+                await connection.execute(text(f"{made} changed_by, claim) VALUES ({values})"))
+            for name, day, _ in cells:
+                dimensions = f"'{name}', 'r', 'c', 'JP', '1970-01-{day + 1:02}'"
+                values = f"'{name}{day}', {dimensions}, 7"
+                names = "cell, account, rule, code, territory, day, count"
+                await connection.execute(text(f"INSERT INTO refusals ({names}) VALUES ({values})"))
+            names = "place, at_ms, account, deployment, model, version, regions"
+            for at_ms in (accounts[0][1] - 1, accounts[0][1]):
+                values = f"'log/{at_ms}', {at_ms}, 'Kanto', 'd', 'm', '1', '{{}}'"
+                await connection.execute(text(f"INSERT INTO open_calls ({names}) VALUES ({values})"))
+        store = await Store.open(url, MASTER)
+        projected = Projected(store)
+        assert [each.born_ms for each in await projected.open_calls(EVERYTHING)] == [None, accounts[0][1]]
+        more = {(name, "r", "c", "JP", f"1970-01-{day + 1:02}", born_ms): 1 for name, day, born_ms in cells}
+        async with projected.step() as step:
+            assert await step.births({"KANTO", "far", "gone"}) == dict(accounts)
+            await step.add_refusals({cell: 1 for cell in more if cell[-1] is not None})
+        kept = {(each["account"], each["day"]): each["count"] for each in await projected.refusals(EVERYTHING)}
+        # Cells that are some account's go on from where they were.
+        assert kept == {cell[:1] + cell[4:5]: 7 if cell[-1] is None else 8 for cell in more}
         await store.close()
         await engine.dispose()
 

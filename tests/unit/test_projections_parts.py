@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from entrepot.ledger import entries as e
 from entrepot.ledger.entries import Decision, encode
-from entrepot.projections.parts import is_decision, split
+from entrepot.projections.parts import account_of, is_decision, split
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(
     ['","commitment":"', ',"request":"x', '"', "\\", "}", '","request":"']
@@ -46,6 +46,9 @@ def test_equal_parts_are_equal_calls_whatever_names_are_like(account: str, name:
     given = parts(account, name, value)
     found_ms, key = split(of(**given, at_ms=at_ms, commitment="00" * 32, request="r-1", revision=7))
     assert found_ms == at_ms
+    facts = {"account.operator": value, name: '"client":{"account":"x"'}
+    candidate = e.raw(e.Candidate(msgspec.Raw(msgspec.json.encode(facts)), True, (), "u"))
+    assert account_of(of(**given, candidates=[candidate])) == account
     assert key == split(of(**given))[1]
     for other in ((account + "x", name, value), (account, name + "x", value), (account, name, value + "x")):
         assert split(of(**parts(*other)))[1] != key

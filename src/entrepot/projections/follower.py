@@ -15,9 +15,11 @@ from entrepot.errors import Error
 from entrepot.ledger import entries as e
 from entrepot.ledger.read import Read, folders_of
 from entrepot.ledger.verify import ADMITTED, Key, Tree, Unproved, decision_of, folder_name, read_key
-from entrepot.projections.refusals import Refusals
+from entrepot.projections.births import born
+from entrepot.projections.parts import account_of, is_decision
+from entrepot.projections.refusals import AGGREGATED, Refusals, aggregated
 from entrepot.projections.tail import Tail
-from entrepot.projections.usage import OUTCOME, Cell, Subject, Sums, Usage
+from entrepot.projections.usage import DIMENSIONS, OUTCOME, Cell, Subject, Sums, Usage
 from entrepot.projections.window import day_of
 from entrepot.storage import Tenancy
 from entrepot.storage.projected import Early, Followed, OpenCall, Projected, Step
@@ -152,10 +154,13 @@ class Follower:
 
 async def _project(step: Step, reads: Sequence[Read]) -> None:
     """Add entries to the sums. Raises msgspec.DecodeError for an entry of another form, which no gateway writes."""
-    usage, refusals = Usage(), Refusals()
-    ended = [f"{of[0]}/{of[1]}" for read in reads if read.entry.startswith(OUTCOME) and (of := decision_of(read.entry))]
+    waiting = await step.waiting(
+        [f"{of[0]}/{of[1]}" for read in reads if read.entry.startswith(OUTCOME) and (of := decision_of(read.entry))]
+    )
+    births = await step.births({*(call.account for call in waiting), *_accounts(reads)})
+    usage, refusals = Usage(births=births), Refusals(births=births)
     begun = [f"{read.origin}/{read.number}" for read in reads if read.entry.startswith(ADMITTED)]
-    for call in await step.waiting(ended):
+    for call in waiting:
         subject = Subject(call.account, call.deployment, call.model, call.version, call.regions)
         usage.waiting[call.place] = (call.at_ms, subject)
     for one in await step.early(begun):
@@ -164,7 +169,7 @@ async def _project(step: Step, reads: Sequence[Read]) -> None:
         usage.take(read)
         refusals.take(read)
     await step.wait(
-        OpenCall(place, at_ms, subject.account, subject.deployment, subject.model, subject.version, subject.regions)
+        OpenCall(place, at_ms, *subject, born(births, subject.account, at_ms))
         for place, (at_ms, subject) in usage.waiting.items()
     )
     await step.keep(Early(place, e.encode(one)) for place, early in usage.early.items() for one in early)
@@ -172,12 +177,18 @@ async def _project(step: Step, reads: Sequence[Read]) -> None:
     await step.add_refusals({tuple(cell): number for cell, number in refusals.cells.items()})
 
 
+def _accounts(reads: Sequence[Read]) -> set[str]:
+    """Whose decisions and refusals these are."""
+    found = {account_of(read.entry) for read in reads if is_decision(read.entry)}
+    return found | {aggregated(read.entry).account for read in reads if read.entry.startswith(AGGREGATED)}
+
+
 async def usage_of(projected: Projected, tenancy: Tenancy) -> dict[Cell, Sums]:
     """The sums as `Usage` makes them from the entries, without costs: those in the database, and the open calls."""
     cells: dict[Cell, Sums] = {}
     for row in await projected.usage(tenancy):
-        cell = Cell(*(row[name] for name in Cell._fields))
-        cells[cell] = Sums(**{name: row[name] for name in KEPT})
+        cell = Cell(*(row[name] for name in DIMENSIONS))
+        cells.setdefault(cell, Sums()).add(Sums(**{name: row[name] for name in KEPT}))
     for call in await projected.open_calls(tenancy):
         cell = Cell(call.account, call.deployment, f"{call.model}@{call.version}", "", day_of(call.at_ms))
         sums = cells.setdefault(cell, Sums())

@@ -6,6 +6,8 @@ in a string. So the cuts below are the same fields in every decision, and equal 
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from entrepot.ledger.verify import ADMITTED, REFUSED
@@ -13,6 +15,7 @@ from entrepot.ledger.verify import ADMITTED, REFUSED
 # So many of them are kept in mind; they are some two kilobytes each.
 REMEMBERED = 32_768
 
+_CLIENT = re.compile(rb'"client":\{"account":("(?:[^"\\]|\\.)*")').search
 _COMMITMENT = b',"commitment":"'
 _REQUEST = b',"request":"'
 _AT = len(b'"at_ms":')
@@ -23,6 +26,14 @@ Key = tuple[bool, bytes, bytes]
 
 def is_decision(entry: bytes) -> bool:
     return entry.startswith((ADMITTED, REFUSED))
+
+
+def account_of(entry: bytes) -> str:
+    """Whose call a decision is about. Raises msgspec.ValidationError for a decision that does not say."""
+    found = _CLIENT(entry)
+    if found is None:
+        raise msgspec.ValidationError("a decision names no client")
+    return msgspec.json.decode(found[1], type=str)
 
 
 def split(entry: bytes) -> tuple[int, Key]:

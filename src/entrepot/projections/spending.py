@@ -26,8 +26,8 @@ KEPT_DAYS = 32
 
 Subject = tuple[str, str, str]
 """Account, model and version."""
-Cell = tuple[str, str, str, int]
-"""Account, name of its key (empty unless keys have budgets), currency, number of the day."""
+Cell = tuple[str, str, int]
+"""Of an account: name of its key (empty unless keys have budgets), currency, number of the day."""
 
 
 class Waiting(msgspec.Struct, frozen=True, array_like=True):
@@ -73,7 +73,17 @@ _state = msgspec.json.Decoder(State).decode
 class Spending:
     """Of the process `name` in the ledger of `data`. `keyed` are the accounts whose keys have budgets."""
 
-    def __init__(self, data: Path, name: str, prices: Prices, keyed: Iterable[str] = (), basis: str = "") -> None:
+    def __init__(
+        self,
+        data: Path,
+        name: str,
+        prices: Prices,
+        keyed: Iterable[str] = (),
+        basis: str = "",
+        *,
+        kept: bool = True,
+    ) -> None:
+        """Begins with what the file has, unless it is to be computed from nothing (`kept`)."""
         self._ledger = data / "ledger"
         self._file = data / "derived" / "limits" / f"{folder_name(name)}.json"
         self._own = re.compile(re.escape(folder_name(f"{name}/")) + r"(\d{4}-\d\d)_(\d+)")
@@ -82,38 +92,62 @@ class Spending:
         self._subjects: dict[Key, Subject] = {}
         self._personal: tuple[Path, dict[int, str]] | None = None
         self._basis = basis
-        self._sums: dict[Cell, int] = {}
-        self._state = self._stored() or State(basis)
+        self._sums: dict[str, dict[Cell, int]] = {}
+        self._state = (self._stored() if kept else None) or State(basis)
         for account, key, currency, day, amount in self._state.cells:
-            self._sums[account, key, currency, day] = amount
+            self._sums.setdefault(account, {})[key, currency, day] = amount
 
-    def advance(self, now_ms: int) -> None:
-        """Take what was written since the last time, keep it in the file. Raises Unproved, OSError."""
+    @property
+    def place(self) -> tuple[str, int]:
+        """The log and the number of the first entry that is not in the sums."""
+        return self._state.origin, self._state.size
+
+    def advance(self, now_ms: int, until: tuple[str, int] | None = None) -> None:
+        """Take what was written since the last time, but nothing from the place `until` on, if it is given.
+
+        Only what a checkpoint covers is taken. Raises Unproved, OSError.
+        """
         for folder in self._logs(now_ms):
             origin, size = covered(folder)  # what is behind it may yet be taken back
+            last = until is not None and until[0] == origin
+            if last and until is not None:
+                size = min(size, until[1])
             start = self._state.size if origin == self._state.origin else 0
             self._personal = None
             for read in islice(entries_of(folder, start), max(0, size - start)):
                 self._take(folder, read)
                 self._state.origin, self._state.size = origin, read.number + 1
+            if last:
+                break
         first = now_ms // DAY_MS - KEPT_DAYS
-        self._sums = {cell: amount for cell, amount in self._sums.items() if cell[3] >= first}
+        for account, sums in list(self._sums.items()):
+            if any(cell[2] < first for cell in sums):
+                self._sums[account] = {cell: amount for cell, amount in sums.items() if cell[2] >= first}
         oldest = first * DAY_MS
         self._state.waiting = {at: one for at, one in self._state.waiting.items() if one.at_ms >= oldest}
-        self._keep()
 
     def total(self, accounts: Iterable[str], currency: str, since_day: int, key: str | None = None) -> int:
         """What these accounts have spent from a day on, or one of their keys has. In 10^-12 of the unit."""
-        wanted = frozenset(accounts)
         return sum(
             amount
-            for (account, of, in_currency, day), amount in self._sums.items()
-            if account in wanted and in_currency == currency and day >= since_day and key in {None, of}
+            for account in accounts
+            for (of, in_currency, day), amount in self._sums.get(account, {}).items()
+            if in_currency == currency and day >= since_day and key in {None, of}
         )
 
     def keys(self) -> set[tuple[str, str]]:
         """Accounts and their keys that have spent something, where that is known."""
-        return {(account, key) for account, key, _, _ in self._sums if key}
+        return {(account, key) for account, sums in self._sums.items() for key, _, _ in sums if key}
+
+    def keep(self) -> None:
+        """In the file. Raises OSError."""
+        self._state.cells = [
+            (account, *cell, amount) for account, sums in self._sums.items() for cell, amount in sums.items()
+        ]
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        beside = self._file.with_suffix(".new")
+        beside.write_bytes(msgspec.json.encode(self._state))
+        beside.replace(self._file)
 
     def _logs(self, now_ms: int) -> list[Path]:
         """Own logs that may hold entries that are not in yet, in their order: of about the last month."""
@@ -147,8 +181,8 @@ class Spending:
         amount = sum(
             cost(price, usage) for usage in (outcome.usage, *(leg.usage for leg in outcome.legs)) if usage is not UNSET
         )
-        cell = account, waiting.key, price.currency, waiting.at_ms // DAY_MS
-        self._sums[cell] = self._sums.get(cell, 0) + amount
+        cell, sums = (waiting.key, price.currency, waiting.at_ms // DAY_MS), self._sums.setdefault(account, {})
+        sums[cell] = sums.get(cell, 0) + amount
 
     def _subject(self, parts: Key, entry: bytes) -> Subject:
         found = self._subjects.get(parts)
@@ -171,10 +205,3 @@ class Spending:
         except (FileNotFoundError, msgspec.DecodeError):
             return None
         return state if state.basis == self._basis else None
-
-    def _keep(self) -> None:
-        self._state.cells = [(*cell, amount) for cell, amount in self._sums.items()]
-        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside = self._file.with_suffix(".new")
-        beside.write_bytes(msgspec.json.encode(self._state))
-        beside.replace(self._file)

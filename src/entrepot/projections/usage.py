@@ -15,6 +15,7 @@ from entrepot.ledger import entries
 from entrepot.ledger.entries import Leg, Outcome
 from entrepot.ledger.read import Read
 from entrepot.ledger.verify import ADMITTED
+from entrepot.projections.births import NO_BIRTHS, born
 from entrepot.projections.parts import REMEMBERED, Key, split
 from entrepot.projections.prices import Prices, cost
 from entrepot.projections.window import ALWAYS, Window, day_of
@@ -25,13 +26,17 @@ OUTCOME = b'{"outcome":{'
 
 
 class Cell(NamedTuple):
-    """What a call is told apart by. `region` is where the model ran, empty where none did; `day` is in UTC."""
+    """What a call is told apart by. `region` is where the model ran, empty where none did; `day` is in UTC.
+
+    `born_ms` is when the account was made that has the name now, and had it at the call; None where that is not known.
+    """
 
     account: str
     deployment: str
     model: str
     region: str
     day: str
+    born_ms: int | None = None
 
 
 class Sums(msgspec.Struct):
@@ -126,10 +131,13 @@ class Usage:
     With prices, what tokens cost is summed too. `without_outcome` are then the admitted decisions that have no outcome,
     `without_decision` the outcomes that have none, or that have one that had its outcome already: not counted.
     `waiting` are the admitted decisions without an outcome so far, by their places, and `early` the outcomes without a
-    decision so far: who adds up in steps keeps them from one to the next.
+    decision so far: who adds up in steps keeps them from one to the next. `births` are those of the accounts that there
+    are, by their names in lower case.
     """
 
-    def __init__(self, prices: Prices | None = None, window: Window = ALWAYS) -> None:
+    def __init__(
+        self, prices: Prices | None = None, window: Window = ALWAYS, births: Mapping[str, int] = NO_BIRTHS
+    ) -> None:
         self.cells: dict[Cell, Sums] = {}
         self.without_outcome: list[str] = []
         self.without_decision: list[str] = []
@@ -137,6 +145,7 @@ class Usage:
         self.early: dict[str, list[Outcome]] = {}
         self._prices = prices
         self._window = window
+        self._births = births
         self._subjects: dict[Key, Subject] = {}
 
     def take(self, read: Read) -> None:
@@ -185,7 +194,8 @@ class Usage:
     def _sums(self, subject: Subject, upstream: str, at_ms: int) -> Sums:
         region = subject.regions.get(upstream, UNKNOWN) if upstream else ""
         model = f"{subject.model}@{subject.version}"
-        cell = Cell(subject.account, subject.deployment, model, region, day_of(at_ms))
+        born_ms = born(self._births, subject.account, at_ms)
+        cell = Cell(subject.account, subject.deployment, model, region, day_of(at_ms), born_ms)
         found = self.cells.get(cell)
         if found is None:
             found = self.cells[cell] = Sums()
@@ -240,7 +250,7 @@ def grouped(cells: Mapping[Cell, Sums], by: Iterable[str]) -> dict[tuple[str, ..
     places = [DIMENSIONS.index(name) for name in by]
     groups: dict[tuple[str, ...], Sums] = {}
     for cell, sums in cells.items():
-        groups.setdefault(tuple(cell[place] for place in places), Sums()).add(sums)
+        groups.setdefault(tuple(str(cell[place]) for place in places), Sums()).add(sums)
     return dict(sorted(groups.items()))
 
 

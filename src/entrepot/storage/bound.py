@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, func, or_, select, tuple_
 from sqlalchemy.sql import Executable
 
 from entrepot.storage.rows import Tenancy
@@ -29,10 +29,14 @@ def bound(statement: Select[Any], table: Table, tenancy: Tenancy) -> Select[Any]
 
 
 def visible(table: Table, tenancy: Tenancy) -> ColumnElement[bool]:
-    """Of resources what the tenancy says; of what names an account that of the accounts it may see, deleted or not."""
+    """Of resources what the tenancy says; of what names an account that of the accounts it may see, deleted or not.
+
+    INVARIANT: what an account did that had the name before, and was purged, is nobody's but the instance's.
+    """
     if table is not resources:
-        accounts = select(resources.c.claim).where(resources.c.claim.is_not(None), visible(resources, tenancy))
-        return func.lower(table.c.account).in_(accounts)
+        accounts = select(resources.c.claim, resources.c.created_ms)
+        accounts = accounts.where(resources.c.claim.is_not(None), visible(resources, tenancy))
+        return tuple_(func.lower(table.c.account), table.c.born_ms).in_(accounts)
     operator, subscription = table.c.operator, table.c.subscription
     return or_(
         and_(operator.is_(None), subscription.is_(None)),

@@ -18,12 +18,17 @@ from entrepot.storage.bound import bound, instance_wide
 from entrepot.storage.engine import answered, is_postgresql
 from entrepot.storage.rows import Tenancy
 from entrepot.storage.store import Store
-from entrepot.storage.tables import COUNTS, early_outcomes, followed, open_calls, refusals, usage
+from entrepot.storage.tables import COUNTS, early_outcomes, followed, open_calls, refusals, resources, usage
 from entrepot.storage.writer import FOLLOWING, Writer, to_its_end
 
 USAGE = ("account", "deployment", "model", "region", "day")
 REFUSALS = ("account", "rule", "code", "territory", "day")
 FOLLOWER = "the follower adds up the ledgers of all tenants"
+
+_NAMES = 500  # in one statement
+
+Cell = tuple[str | int | None, ...]
+"""USAGE or REFUSALS, and when the account was born, or None."""
 
 _regions = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -37,7 +42,10 @@ class Followed(msgspec.Struct, frozen=True):
 
 
 class OpenCall(msgspec.Struct, frozen=True):
-    """An admitted decision, at `place` in the ledger, that has no outcome yet. `regions` is by upstream."""
+    """An admitted decision, at `place` in the ledger, that has no outcome yet. `regions` is by upstream.
+
+    `born_ms` is when the account was made that has the name now, if it was there at the call.
+    """
 
     place: str
     at_ms: int
@@ -46,6 +54,7 @@ class OpenCall(msgspec.Struct, frozen=True):
     model: str
     version: str
     regions: Mapping[str, str]
+    born_ms: int | None = None
 
 
 class Early(msgspec.Struct, frozen=True):
@@ -134,15 +143,24 @@ class Step:
         values = [{"id": uuid4().hex, "place": each.place, "entry": each.entry} for each in outcomes]
         await self._insert(early_outcomes, values)
 
-    async def add_usage(self, cells: Mapping[tuple[str, ...], Mapping[str, int]]) -> None:
-        """Add to the sums of each cell: its USAGE, and its COUNTS."""
-        values: list[dict[str, Any]] = [{**dict(zip(USAGE, cell, strict=True)), **sums} for cell, sums in cells.items()]
+    async def births(self, accounts: Iterable[str]) -> dict[str, int]:
+        """When accounts were made that have these names now, soft-deleted ones too (ms), by the name in lower case."""
+        names, found = sorted({each.lower() for each in accounts}), {}
+        for start in range(0, len(names), _NAMES):
+            claimed = resources.c.claim.in_(names[start : start + _NAMES])
+            statement = select(resources.c.claim, resources.c.created_ms).where(claimed)
+            found.update(
+                {each.claim: each.created_ms for each in await self._execute(instance_wide(statement, FOLLOWER))}
+            )
+        return found
+
+    async def add_usage(self, cells: Mapping[Cell, Mapping[str, int]]) -> None:
+        """Add to the sums of each cell: its USAGE and when its account was born, and its COUNTS."""
+        values: list[dict[str, Any]] = [{**_named(USAGE, cell), **sums} for cell, sums in cells.items()]
         await self._add(usage, COUNTS, values)
 
-    async def add_refusals(self, cells: Mapping[tuple[str, ...], int]) -> None:
-        values: list[dict[str, Any]] = [
-            dict(zip(REFUSALS, cell, strict=True)) | {"count": number} for cell, number in cells.items()
-        ]
+    async def add_refusals(self, cells: Mapping[Cell, int]) -> None:
+        values: list[dict[str, Any]] = [_named(REFUSALS, cell) | {"count": number} for cell, number in cells.items()]
         await self._add(refusals, ("count",), values)
 
     async def _add(self, table: Table, counts: Iterable[str], values: Sequence[dict[str, Any]]) -> None:
@@ -150,7 +168,9 @@ class Step:
             return
         dimensions = USAGE if table is usage else REFUSALS
         for each in values:
-            each["cell"] = sha256("\0".join(each[name] for name in dimensions).encode()).hexdigest()
+            told = [each[name] for name in dimensions]
+            told += [] if each["born_ms"] is None else [str(each["born_ms"])]
+            each["cell"] = sha256("\0".join(told).encode()).hexdigest()
         made = (postgresql.insert if self._postgres else sqlite.insert)(table)
         sums = {name: table.c[name] + made.excluded[name] for name in counts}
         statement = made.on_conflict_do_update(index_elements=[table.c.cell], set_=sums)
@@ -173,7 +193,9 @@ class Step:
         return found
 
 
+def _named(dimensions: tuple[str, ...], cell: Cell) -> dict[str, Any]:
+    return dict(zip((*dimensions, "born_ms"), cell, strict=True))
+
+
 def _call(found: Any) -> OpenCall:
-    return OpenCall(
-        found.place, found.at_ms, found.account, found.deployment, found.model, found.version, _regions(found.regions)
-    )
+    return OpenCall(**{**found._mapping, "regions": _regions(found.regions)})

@@ -83,13 +83,14 @@ COUNTS = (
 usage = Table(
     "usage",
     metadata,
-    Column("cell", Plain, primary_key=True),  # a digest of the next five, which together may be long for an index
+    Column("cell", Plain, primary_key=True),  # a digest of the next five and `born_ms`, which are too long for an index
     Column("account", Plain, nullable=False),
     Column("deployment", Plain, nullable=False),
     Column("model", Plain, nullable=False),
     Column("region", Plain, nullable=False),
     Column("day", Plain, nullable=False),
     *(Column(name, Number, nullable=False) for name in COUNTS),
+    Column("born_ms", Number),  # of the account, if it was the one that has the name when this was added up
     Index("usage_by_day", "day"),
 )
 
@@ -103,6 +104,7 @@ refusals = Table(
     Column("territory", Plain, nullable=False),
     Column("day", Plain, nullable=False),
     Column("count", Number, nullable=False),
+    Column("born_ms", Number),
     Index("refusals_by_day", "day"),
 )
 
@@ -116,6 +118,7 @@ open_calls = Table(
     Column("model", Plain, nullable=False),
     Column("version", Plain, nullable=False),
     Column("regions", Text, nullable=False),  # JSON: by upstream
+    Column("born_ms", Number),
 )
 
 early_outcomes = Table(
