@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import TypeVar
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,27 +22,41 @@ CELLS = {
     "usage": ("account", "deployment", "model", "region", "day"),
     "refusals": ("account", "rule", "code", "territory", "day"),
 }
+S = TypeVar("S", bound=sa.sql.Executable)
 
 
 def upgrade() -> None:
-    connection = op.get_bind()
     resources = sa.table("resources", sa.column("claim"), sa.column("created_ms"))
     claimed = sa.select(resources).where(resources.c.claim.is_not(None))
-    births: dict[str, int] = {found.claim: found.created_ms for found in connection.execute(claimed)}
+    births: dict[str, int] = {each.claim: each.created_ms for each in op.get_bind().execute(_all(claimed))}
     op.add_column("open_calls", sa.Column("born_ms", Number))
-    calls = sa.table("open_calls", *map(sa.column, ("place", "account", "at_ms", "born_ms")))
-    for call in connection.execute(sa.select(calls)).all():
-        if (born_ms := births.get(call.account.lower(), call.at_ms + 1)) <= call.at_ms:
-            connection.execute(sa.update(calls).where(calls.c.place == call.place).values(born_ms=born_ms))
+    _calls(births)
     for name, dimensions in CELLS.items():
         op.add_column(name, sa.Column("born_ms", Number))
-        table = sa.table(name, *map(sa.column, ("cell", *dimensions, "born_ms")))
-        changed = []
-        for row in connection.execute(sa.select(table)).all():
-            born_ms = births.get(row.account.lower())
-            if born_ms is not None and datetime.fromtimestamp(born_ms / 1_000, UTC).date().isoformat() <= row.day:
-                told = "\0".join([*(getattr(row, each) for each in dimensions), str(born_ms)])
-                changed.append({"old": row.cell, "new": sha256(told.encode()).hexdigest(), "born": born_ms})
-        if changed:
-            updated = sa.update(table).where(table.c.cell == sa.bindparam("old"))
-            connection.execute(updated.values(cell=sa.bindparam("new"), born_ms=sa.bindparam("born")), changed)
+        _cells(name, dimensions, births)
+
+
+def _calls(births: dict[str, int]) -> None:
+    table = sa.table("open_calls", *map(sa.column, ("place", "account", "at_ms", "born_ms")))
+    for call in op.get_bind().execute(_all(sa.select(table))).all():
+        if (born_ms := births.get(call.account.lower(), call.at_ms + 1)) <= call.at_ms:
+            op.get_bind().execute(_all(sa.update(table).where(table.c.place == call.place).values(born_ms=born_ms)))
+
+
+def _cells(name: str, dimensions: tuple[str, ...], births: dict[str, int]) -> None:
+    table = sa.table(name, *map(sa.column, ("cell", *dimensions, "born_ms")))
+    changed = []
+    for row in op.get_bind().execute(_all(sa.select(table))).all():
+        born_ms = births.get(row.account.lower())
+        if born_ms is not None and datetime.fromtimestamp(born_ms / 1_000, UTC).date().isoformat() <= row.day:
+            told = "\0".join([*(getattr(row, each) for each in dimensions), str(born_ms)])
+            changed.append({"old": row.cell, "new": sha256(told.encode()).hexdigest(), "born": born_ms})
+    if changed:
+        updated = sa.update(table).where(table.c.cell == sa.bindparam("old"))
+        updated = updated.values(cell=sa.bindparam("new"), born_ms=sa.bindparam("born"))
+        op.get_bind().execute(_all(updated), changed)
+
+
+def _all(statement: S) -> S:
+    marked: S = statement.execution_options(entrepot_instance_wide="a migration is of the rows of all tenants")
+    return marked
