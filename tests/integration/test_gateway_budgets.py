@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
+from entrepot.ledger.entries import Degraded, decode
 from entrepot.ledger.read import entries_of, folders_of
 from entrepot.projections.prices import Prices
 from entrepot.projections.spending import Spending
@@ -33,9 +36,9 @@ def call(gateway: Gateway, key: str, **more: Any) -> Answer:
     return ask(gateway.data, "/v1/chat/completions", body_of(max_tokens=1_000, **more), key)
 
 
-def spent(data: Path) -> int:
+def spent(data: Path, prices: Prices = PRICES) -> int:
     """By the ledger, in 10^-12 of a dollar."""
-    usage = Usage(PRICES)
+    usage = Usage(prices)
     for folder in folders_of(data / "ledger"):
         for read in entries_of(folder):
             usage.take(read)
@@ -106,3 +109,71 @@ def serves(gateway: Gateway, key: str) -> bool:
         return call(gateway, key).status == 200
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_budgets_are_compared_with_the_ledger_while_calls_go_on(fleet: Fleet, tmp_path: Path, workers: int) -> None:
+    """At every instant they are the same; a price that is put right for calls that were made is a drift."""
+    large = "budgets = [{ amount_micros = 100_000_000_000, period = 'month' }]"
+    accounts = [Account("spender", more=f"limits = {{ {large} }}\nkey_limits = {{ {large} }}")]
+    with simulated(Settings(tokens=10)) as sim:
+        world = World(tmp_path / "world", [Upstream("openai", sim.base_url)], accounts)
+        world.gateway = f"workers = {workers}\n{MODEL}"
+        world.write()
+        key, data = accounts[0].key, tmp_path / "entrepot-data"
+        with fleet.gateway(world, tmp_path, "--data", str(data)) as gateway:
+            with ThreadPoolExecutor(4) as callers:
+                stopping = Event()
+                calling = [callers.submit(call_until, stopping, gateway, key) for _ in range(4)]
+                until(lambda: len(rows(gateway)) == 2, "there are calls")
+                seen = [rows(gateway) for _ in range(3)]
+                world.gateway = world.gateway.replace("10_000_000", "20_000_000")
+                world.write()
+                gateway.revision(2)
+                drifted = until(lambda: [row for row in rows(gateway) if row["ledger"] != row["counted"]], "it is seen")
+                until(
+                    lambda: all(row["ledger"] == row["counted"] for row in rows(gateway)), "calls of before have ended"
+                )
+                seen.append(rows(gateway))
+                stopping.set()
+                made = sum(each.result() for each in calling)
+            assert made > 20
+            for found in seen:
+                assert [(row["scope"], row["name"]) for row in found] == [
+                    ("account", "spender"),
+                    ("key", "spender/key1"),
+                ]
+                assert all(row["counted"] == row["ledger"] > 0 for row in found)
+            assert all(row["ledger"] > row["counted"] for row in drifted)
+            (account, _) = rows(gateway)
+            assert account["left"] == account["amount"] - account["ledger"]
+            assert any(event["event"] == "a budget is put right by the ledger" for event in gateway.events)
+            gateway.signal(signal.SIGTERM)
+            gateway.wait()
+        assert account["ledger"] == spent(data, Prices([dearer()]))
+        assert put_right(data)[0].startswith("account spender: ")
+
+
+def dearer() -> Model:
+    return Model("gpt-4o", "2024-11-20", prices=(Price(1_577_836_800_000, 2_000_000, 20_000_000),))
+
+
+def call_until(stopping: Event, gateway: Gateway, key: str) -> int:
+    made = 0
+    while not stopping.is_set():
+        assert call(gateway, key).status == 200
+        made += 1
+    return made
+
+
+def rows(gateway: Gateway) -> list[dict[str, Any]]:
+    answer = ask(gateway.admin, "/budgets")
+    assert answer.json["problems"] == []
+    found: list[dict[str, Any]] = answer.json["budgets"]
+    return found
+
+
+def put_right(data: Path) -> list[str]:
+    """What entries say of it."""
+    entries = [decode(read.entry) for folder in folders_of(data / "ledger") for read in entries_of(folder)]
+    return [each.problem for each in entries if isinstance(each, Degraded) and each.what == "budget"]

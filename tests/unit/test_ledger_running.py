@@ -109,6 +109,53 @@ def test_a_receipt_comes_with_the_next_checkpoint(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_mark_stands_behind_all_that_was_given_before_it_and_before_all_after(tmp_path: Path) -> None:
+    async def run() -> list[tuple[Place, int]]:
+        ledger = opened(tmp_path)
+        ledger.start()
+        marks = [(ledger.mark(), 0)]
+        place = await call(ledger, 0)
+        for number in range(1, 40):
+            if number % 7 == 0:
+                await asyncio.sleep(0.01)
+            for _ in range(number % 3):
+                ledger.outcome(e.encode(e.Degraded(NOW_MS, "", number, NOW_MS, "test")))
+            marks.append((ledger.mark(), number))
+        assert [mark.done() for mark, _ in marks[-2:]] == [False, False]
+        found = [(await mark, number) for mark, number in marks]
+        assert found[0][0] == place
+        assert await ledger.mark() == found[-1][0], "nothing is on its way"
+        await ledger.close()
+        return found
+
+    found = asyncio.run(run())
+    entries = {read.number: e.decode(read.entry) for log in folders_of(tmp_path / "ledger") for read in entries_of(log)}
+    for place, number in found:
+        noted = {at: one.refused for at, one in entries.items() if isinstance(one, e.Degraded)}
+        assert {at < place.number for at, of in noted.items() if of <= number} <= {True}
+        assert {at >= place.number for at, of in noted.items() if of > number} <= {True}
+
+
+def test_a_mark_fails_with_the_write(tmp_path: Path) -> None:
+    files = Faulty(lasting=True)
+
+    async def run() -> None:
+        ledger = opened(tmp_path, files)
+        ledger.start()
+        files.fault = Fault(len(files.done), "fails")
+        ledger.outcome(e.encode(e.Degraded(NOW_MS, "", 0, NOW_MS, "test")))
+        with pytest.raises(LedgerUnavailable):
+            await ledger.mark()
+        with pytest.raises(LedgerUnavailable):
+            ledger.mark()
+        files.heal()
+        await until(lambda: ledger.available)
+        assert (await ledger.mark()).number > 0
+        await ledger.close()
+
+    asyncio.run(run())
+
+
 def test_while_it_cannot_be_written_calls_are_refused_and_then_served_again(tmp_path: Path) -> None:
     """Outcomes of calls that were decided before are kept meanwhile; how long it lasted is an entry."""
     files = Faulty(lasting=True)

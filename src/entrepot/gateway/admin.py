@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from entrepot.gateway.metrics import CATALOGUE
+from entrepot.gateway.reckoning import Reckoning
 from entrepot.http1.message import render_headers
 from entrepot.http1.server import Exchange, Server
 from entrepot.ledger.log import Places
@@ -43,17 +44,22 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class Admin:
-    """Serves GET /metrics, /readyz and /healthz from what the parent knows, /receipts/… from the ledger's files."""
+    """Serves GET /metrics, /readyz and /healthz from what the parent knows, /receipts/… from the ledger's files.
+
+    GET /budgets compares what is counted of budgets with the ledger, and puts it right.
+    """
 
     def __init__(
         self,
         readiness: Callable[[], Coroutine[Any, Any, Readiness]],
         reports: Callable[[], Coroutine[Any, Any, list[Report]]],
+        reckoning: Callable[[], Coroutine[Any, Any, Reckoning]],
         data: Path,
     ) -> None:
         self._places = Places(data)
         self._readiness = readiness
         self._reports = reports
+        self._reckoning = reckoning
         self._server = Server(self._serve, render_plain, Limits())
 
     async def start(self, listener: socket.socket) -> None:
@@ -71,12 +77,15 @@ class Admin:
         elif request.path == "/readyz":
             readiness = await asyncio.create_task(self._readiness())
             exchange.respond(200 if readiness.ready else 503, _JSON, msgspec.json.encode(readiness))
+        elif request.path == "/budgets":
+            reckoning = await asyncio.create_task(self._reckoning())
+            exchange.respond(503 if reckoning.problems else 200, _JSON, msgspec.json.encode(reckoning))
         elif request.path == "/healthz":
             exchange.respond(200, _TEXT, b"ok\n")
         elif request.path.startswith(RECEIPTS):
             await self._receipt(exchange, request.path.removeprefix(RECEIPTS))
         else:
-            exchange.respond(404, _TEXT, b"paths here: /metrics /readyz /healthz /receipts/{origin}/{index}\n")
+            exchange.respond(404, _TEXT, b"paths here: /metrics /readyz /healthz /budgets /receipts/{origin}/{index}\n")
 
     async def _receipt(self, exchange: Exchange, place: str) -> None:
         """What `x-entrepot-receipt` names, as a C2SP tlog-proof. A receipt is there once a checkpoint covers it."""

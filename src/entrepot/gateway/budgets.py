@@ -1,4 +1,4 @@
-"""Budgets and the ledger: at a start, and when a budget is new, what was spent is what the worker's own logs say."""
+"""Budgets and the ledger: what was spent is what the worker's own logs say, at a start and ever after."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from typing import NamedTuple
 import msgspec
 
 from entrepot.gateway.bounds import Bound, Scope, budget_bound
+from entrepot.ledger.ledger import Place
 from entrepot.ledger.verify import Unproved
 from entrepot.limits.rate import DAY_MS, window_of, window_start_ms
 from entrepot.limits.reserve import Store
 from entrepot.projections.prices import Prices, exact
 from entrepot.projections.spending import Spending
-from entrepot.resources.model import Quota
+from entrepot.resources.model import Account, Model, Organization, Quota
 from entrepot.snapshot import Snapshot
 
 
 class Declared(NamedTuple):
-    """A budget, and whose calls draw from it: those of `accounts`, of one of their keys if it is a key's."""
+    """A budget, and whose calls draw from it: those of `accounts`, of one of their keys if it is a key's.
+
+    `name` is that of the account, of `account/key`, of the organization.
+    """
 
     bound: Bound
+    name: str
     accounts: tuple[str, ...]
     key: str | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.bound.scope} {self.name}"
 
 
 class Budgets:
@@ -46,16 +55,11 @@ class Budgets:
         Calls under way are not in it yet, nor those of the last moment before a budget that is added while calls go on.
         """
         with self._turn:
-            if {each.bound.key for each in declared_in(snapshot, ())} <= self._known:
+            if {each.bound.key for each in declared_in(clients_of(snapshot), ())} <= self._known:
                 return None
-            spending, found = self._read(snapshot, now_ms), {}
-            for each in declared_in(snapshot, spending.keys()):
-                bound = each.bound
-                window_ms = bound.limit.window_ms
-                since_day = window_start_ms(window_ms, window_of(window_ms, now_ms)) // DAY_MS
-                units = spending.total(each.accounts, bound.currency, since_day, each.key)
-                found[bound.key] = each, units
-            return found
+            spending = self._advanced(snapshot, now_ms, None)
+            every = declared_in(clients_of(snapshot), spending.keys())
+            return {each.bound.key: (each, spent_of(spending, each, now_ms)) for each in every}
 
     def restore(self, spent: dict[bytes, tuple[Declared, int]], now_ms: int) -> list[str]:
         """Set the budgets that were not known; tells which had been counted otherwise. Raises StoreBusy."""
@@ -65,47 +69,76 @@ class Budgets:
                 bound = each.bound
                 before = self._store.restore(key, bound.limit, units, now_ms)
                 if before not in {0, units}:
-                    whose = f"{bound.scope} {each.accounts[0]}"
-                    drift.append(f"{whose}: {exact(before)} is {exact(units)} {bound.currency}")
+                    drift.append(f"{each.title}: {exact(before)} is {exact(units)} {bound.currency}")
         self._known = frozenset(spent)
         return drift
 
-    def advance(self, now_ms: int) -> None:
-        """Keep the derived file young, so that a start has little to read. Raises ValueError, OSError."""
+    def known(self, snapshot: Snapshot) -> list[Declared]:
+        """All budgets, also those of keys that only principals have; of each there is at least one call or a sum."""
         with self._turn:
-            if self._spending is not None and self._known:
-                self._advanced(self._spending, now_ms)
+            keys = () if self._spending is None else self._spending.keys()
+            return list(declared_in(clients_of(snapshot), keys)) if self._known else []
 
-    def _read(self, snapshot: Snapshot, now_ms: int) -> Spending:
-        keyed = sorted(each.name for each in snapshot.accounts.values() if each.given.key_limits.budgets)
-        prices = [(model.name, model.version, model.prices) for model in snapshot.models.values() if model.prices]
-        basis = sha256(msgspec.json.encode((keyed, prices))).hexdigest()
-        if self._spending is None or basis != self._basis:
-            self._basis = basis
-            self._spending = Spending(self._data, self._name, Prices(snapshot.models.values()), keyed, basis)
-        return self._advanced(self._spending, now_ms)
+    def spent_until(self, snapshot: Snapshot, every: list[Declared], now_ms: int, place: Place) -> list[int] | None:
+        """What the logs say of each up to a place in them, in the window that `now_ms` is in.
 
-    def _advanced(self, spending: Spending, now_ms: int) -> Spending:
+        None if a checkpoint does not cover the place yet, or more is in the sums already. Raises ValueError, OSError.
+        """
+        with self._turn:
+            spending = self._advanced(snapshot, now_ms, place)
+            if spending.place != tuple(place):
+                return None
+            return [spent_of(spending, each, now_ms) for each in every]
+
+    def keep(self) -> None:
+        """Keep the derived file young, so that a start has little to read. Raises OSError."""
+        with self._turn:
+            if self._spending is not None:
+                self._spending.keep()
+
+    def _advanced(self, snapshot: Snapshot, now_ms: int, until: Place | None) -> Spending:
+        keyed, basis = basis_of((each.given for each in snapshot.accounts.values()), snapshot.models.values())
         try:
-            spending.advance(now_ms)
+            if self._spending is None or basis != self._basis:
+                prices = Prices(snapshot.models.values())
+                self._spending, self._basis = Spending(self._data, self._name, prices, keyed, basis), basis
+            self._spending.advance(now_ms, until)
         except (Unproved, msgspec.DecodeError) as wrong:
             raise ValueError(f"what was spent cannot be read from the ledger: {wrong}") from wrong
-        return spending
+        return self._spending
 
 
-def declared_in(snapshot: Snapshot, keys: Iterable[tuple[str, str]]) -> Iterator[Declared]:
+def spent_of(spending: Spending, each: Declared, now_ms: int) -> int:
+    """In the budget's day or month, in 10^-12 of the currency's unit."""
+    window_ms = each.bound.limit.window_ms
+    since_day = window_start_ms(window_ms, window_of(window_ms, now_ms)) // DAY_MS
+    return spending.total(each.accounts, each.bound.currency, since_day, each.key)
+
+
+def basis_of(accounts: Iterable[Account], models: Iterable[Model]) -> tuple[list[str], str]:
+    """Accounts whose keys have budgets, and the mark of all that sums are made by."""
+    keyed = sorted(each.name for each in accounts if each.key_limits.budgets)
+    prices = sorted((each.name, each.version, each.prices) for each in models if each.prices)
+    return keyed, sha256(msgspec.json.encode((keyed, prices))).hexdigest()
+
+
+def clients_of(snapshot: Snapshot) -> Iterator[tuple[Account, Organization]]:
+    return ((each.given, each.organization) for each in snapshot.accounts.values())
+
+
+def declared_in(clients: Iterable[tuple[Account, Organization]], keys: Iterable[tuple[str, str]]) -> Iterator[Declared]:
     """All budgets. `keys` are accounts and their keys that have called, for principals who call as keys do."""
     called: dict[str, set[str]] = {}
     for name, key in keys:
         called.setdefault(name, set()).add(key)
     members: dict[str, tuple[Quota, list[str]]] = {}
-    for account in snapshot.accounts.values():
-        name, organization = account.name, account.organization
-        if account.given.limits.budgets:
-            yield from _of("account", name, account.given.limits, (name,))
-        if account.given.key_limits.budgets:
+    for account, organization in clients:
+        name = account.name
+        if account.limits.budgets:
+            yield from _of("account", name, account.limits, (name,))
+        if account.key_limits.budgets:
             for key in sorted({"key1", "key2"} | called.get(name, set())):
-                yield from _of("key", f"{name}/{key}", account.given.key_limits, (name,), key)
+                yield from _of("key", f"{name}/{key}", account.key_limits, (name,), key)
         if organization.limits.budgets:
             members.setdefault(organization.name, (organization.limits, []))[1].append(name)
     for organization_name, (quota, accounts) in members.items():
@@ -114,4 +147,4 @@ def declared_in(snapshot: Snapshot, keys: Iterable[tuple[str, str]]) -> Iterator
 
 def _of(scope: Scope, name: str, quota: Quota, accounts: tuple[str, ...], key: str | None = None) -> Iterator[Declared]:
     for budget in quota.budgets:
-        yield Declared(budget_bound(scope, name, budget), accounts, key)
+        yield Declared(budget_bound(scope, name, budget), name, accounts, key)

@@ -10,6 +10,7 @@ import socket
 
 import msgspec
 
+from entrepot.gateway.reckoning import Row
 from entrepot.snapshot import Revision
 from entrepot.telemetry.metrics import Report
 
@@ -60,6 +61,17 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
+class Reckon(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: compare what is counted of budgets with the ledger."""
+
+
+class Reckoned(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: the answer to `Reckon`. `problem` is why it could not be done now."""
+
+    rows: tuple[Row, ...] = ()
+    problem: str | None = None
+
+
 class Status(msgspec.Struct, frozen=True, tag=True):
     """Worker to parent: the answer to `Ask`. No revision: it does not serve yet."""
 
@@ -72,7 +84,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     report: Report
 
 
-Message = Load | Part | Ask | Drain | Loaded | Behind | Rejected | Status
+Message = Load | Part | Ask | Drain | Loaded | Behind | Rejected | Reckon | Reckoned | Status
 
 _decoder = msgspec.msgpack.Decoder(Message)
 

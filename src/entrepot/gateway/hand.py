@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Rejected, Status
+from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Reckon, Reckoned, Rejected, Status
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.snapshot import Revision
 from entrepot.telemetry.metrics import Report, lasting
@@ -22,6 +22,7 @@ ANSWER_S = 2.0
 LOOK_S = 2.0  # how often a worker is looked after
 STUCK_S = 20.0  # a worker that does not answer for so long never will
 KILL_S = 2.0
+RECKON_S = 60.0  # a worker with a month of calls to read for the first time takes some seconds
 
 
 class Hand:
@@ -57,6 +58,7 @@ class Hand:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._answer: asyncio.Future[Status] | None = None
+        self._reckoned: asyncio.Future[Reckoned] | None = None
         self._last: Status | None = None
         self._unanswered_s = 0.0
         self.ended = Report({}, {})
@@ -136,6 +138,19 @@ class Hand:
                 return None
             raise
 
+    async def reckon(self) -> Reckoned:
+        """The worker's budgets against its ledger. Whoever asks meanwhile gets the same answer."""
+        if self._channel is None:
+            return Reckoned(problem="the worker does not run")
+        answer = self._reckoned
+        if answer is None:
+            answer = self._reckoned = asyncio.get_running_loop().create_future()
+            await self._tell(Reckon())
+        try:
+            return await asyncio.wait_for(asyncio.shield(answer), RECKON_S)
+        except TimeoutError:
+            return Reckoned(problem="the worker does not answer")
+
     async def stop(self, drain_s: float) -> None:
         """Let it finish what is in flight for `drain_s`, then end it."""
         self._stopping = True
@@ -150,7 +165,7 @@ class Hand:
             self.kill()
             await self._process.wait()
 
-    async def _tell(self, message: Ask | Drain | Load) -> None:
+    async def _tell(self, message: Ask | Drain | Load | Reckon) -> None:
         """A worker that takes nothing for `STUCK_S` is ended; its successor begins with the files as they are then."""
         if self._channel is None:
             return
@@ -187,7 +202,13 @@ class Hand:
         if self._answer is not None and not self._answer.done():
             self._answer.cancel()
         self._answer = None
+        self._take_reckoned(Reckoned(problem="the worker has ended"))
         self._unanswered_s = 0.0
+
+    def _take_reckoned(self, answer: Reckoned) -> None:
+        if self._reckoned is not None and not self._reckoned.done():
+            self._reckoned.set_result(answer)
+        self._reckoned = None
 
     def kill(self) -> None:
         self._stopping = True
@@ -215,6 +236,9 @@ class Hand:
                 case Rejected():
                     self.problem = message.problem
                     log.error("worker rejects the world", extra={"fields": {"problem": self.problem}})
+                case Reckoned():
+                    self._take_reckoned(message)
+                    continue
                 case Status():
                     self._last, self._unanswered_s = message, 0.0
                     if self._answer is not None and not self._answer.done():

@@ -121,6 +121,12 @@ class Limiting:
         self._store.forget(now_ms)
         self._told = {told for told in self._told if told[1] > now_ms}
 
+    def settled(self, now_ms: int) -> bool:
+        """Whether all calls that are over could be counted."""
+        if self._unsettled:
+            self._settle_again(now_ms)
+        return not self._unsettled
+
     def report(self, metrics: Metrics) -> None:
         metrics.set("entrepot_limits_shared", not self._store.degraded)
         for labels, number in self._refused.items():

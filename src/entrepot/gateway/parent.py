@@ -16,6 +16,7 @@ from entrepot.gateway.admin import Admin, Readiness
 from entrepot.gateway.channel import Load
 from entrepot.gateway.hand import Hand
 from entrepot.gateway.metrics import CATALOGUE
+from entrepot.gateway.reckoning import Reckoning, merged
 from entrepot.gateway.shipping import Shipper
 from entrepot.gateway.source import Source
 from entrepot.gateway.stores import fresh_table, released
@@ -75,7 +76,7 @@ class Parent:
         ]
         self._tell()
         self._signals()
-        admin = Admin(self.readiness, self.reports, self._config.data)
+        admin = Admin(self.readiness, self.reports, self.reckoning, self._config.data)
         await admin.start(admin_listener)
         tasks = [asyncio.create_task(hand.keep()) for hand in self._hands]
         tasks.append(asyncio.create_task(self._follow()))
@@ -122,6 +123,10 @@ class Parent:
             metrics.set("entrepot_shipping_failing", sum(shipper.problem is not None for shipper in self._shippers))
         metrics.set("entrepot_worker_restarts_total", sum(hand.restarts for hand in self._hands))
         return [metrics.report(), *(hand.ended for hand in self._hands), *(status.report for status in statuses)]
+
+    async def reckoning(self) -> Reckoning:
+        """Budgets against the ledgers of all workers."""
+        return merged(await asyncio.gather(*(hand.reckon() for hand in self._hands)))
 
     def _first_problem(self) -> str | None:
         return (

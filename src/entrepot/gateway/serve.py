@@ -89,6 +89,10 @@ class Gateway:
         if self._in_force is not None:
             self._in_force[0].origins.tick(self._clock_ms())
 
+    def settled(self) -> bool:
+        """Whether all calls that are over have been counted by their limits."""
+        return self._limits.settled(self._clock_ms())
+
     def geo_problem(self) -> str | None:
         """Why every origin beyond sites and attested networks is unknown, if it is."""
         return self._in_force[0].origins.problem if self._in_force is not None else None

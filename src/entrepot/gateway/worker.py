@@ -18,17 +18,30 @@ import uvloop
 from entrepot.config import Config
 from entrepot.errors import Error
 from entrepot.gateway.budgets import Budgets
-from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Part, Rejected, Status
+from entrepot.gateway.channel import (
+    Ask,
+    Behind,
+    Channel,
+    Drain,
+    Load,
+    Loaded,
+    Part,
+    Reckon,
+    Reckoned,
+    Rejected,
+    Status,
+)
 from entrepot.gateway.metrics import CATALOGUE
+from entrepot.gateway.reckoning import Reckoner
 from entrepot.gateway.retired import Retired
 from entrepot.gateway.serve import Gateway, wall_clock_ms
 from entrepot.gateway.stores import store_for
 from entrepot.gateway.tls import load_certificate, pair_mark, server_tls
 from entrepot.http1.server import Server
 from entrepot.ledger.entries import Degraded, encode
-from entrepot.ledger.faults import LedgerRefused
+from entrepot.ledger.faults import LedgerRefused, LedgerUnavailable
 from entrepot.ledger.ledger import Ledger
-from entrepot.limits.reserve import Store
+from entrepot.limits.reserve import Store, StoreBusy
 from entrepot.resources import model as declared
 from entrepot.resources.model import Tls
 from entrepot.resources.problems import WorldInvalid
@@ -57,6 +70,9 @@ class Worker:
         self._gateway: Gateway | None = None
         self._ledger: Ledger | None = None
         self._budgets: Budgets | None = None
+        self._reckoner: Reckoner | None = None
+        self._counting = asyncio.Lock()  # what was counted is read and set by one at a time
+        self._answers: set[asyncio.Task[None]] = set()
         self._limits: Store | None = None
         self._server: Server | None = None
         self._tls: ssl.SSLContext | None = None
@@ -78,6 +94,10 @@ class Worker:
                     self._parts.clear()
                 case Ask():
                     await self._channel.send(self._status())
+                case Reckon():
+                    answer = asyncio.create_task(self._answer_reckoned())
+                    self._answers.add(answer)
+                    answer.add_done_callback(self._answers.discard)
                 case Drain():
                     self._drain_s = message.timeout_s
                     break
@@ -87,7 +107,7 @@ class Worker:
             self._listener.close()
         else:
             await self._server.drain(self._drain_s, min(REST_S, self._drain_s))
-        for task in tasks:
+        for task in (*tasks, *self._answers):
             task.cancel()
         if self._gateway is not None:
             await self._gateway.close()
@@ -113,11 +133,24 @@ class Worker:
             await asyncio.sleep(AGE_S)
             if self._gateway is not None:
                 self._gateway.age()
-            if self._budgets is not None:
-                try:
-                    await asyncio.to_thread(self._budgets.advance, wall_clock_ms())
-                except (OSError, ValueError) as error:  # the next start reads more
-                    log.warning("what was spent is not kept", extra={"fields": {"problem": str(error)}})
+            problem = (await self._reckon()).problem
+            if problem is not None:
+                log.warning("budgets are not compared with the ledger now", extra={"fields": {"problem": problem}})
+
+    async def _reckon(self) -> Reckoned:
+        """Budgets against the ledger. What keeps it from being done passes, or is told elsewhere as well."""
+        async with self._counting:
+            if self._reckoner is None or self._compiled is None:
+                return Reckoned(problem="the worker does not serve yet")
+            try:
+                return Reckoned(tuple(await self._reckoner.reckon(self._compiled.snapshot)))
+            except (StoreBusy, LedgerUnavailable, ValueError, OSError) as error:
+                return Reckoned(problem=str(error))
+
+    async def _answer_reckoned(self) -> None:
+        answer = await self._reckon()
+        with contextlib.suppress(ConnectionError):  # the parent has gone
+            await self._channel.send(answer)
 
     async def _note(self) -> None:
         while True:
@@ -136,7 +169,8 @@ class Worker:
                 return
             if self._ledger is None:
                 await self._open_ledger(compiled.snapshot.gateway)
-            await self._restore(compiled.snapshot)
+            async with self._counting:
+                await self._restore(compiled.snapshot)
             await self._serve(compiled.snapshot)
         except (WorldInvalid, LedgerRefused, Error, OSError, ValueError) as error:
             await self._channel.send(Rejected(message.revision, str(error)))
@@ -160,6 +194,7 @@ class Worker:
         self._limits = store
         self._budgets = Budgets(self._config.data, log_name, store)
         self._gateway = Gateway(self._ledger, limits=store)
+        self._reckoner = Reckoner(self._ledger, store, self._budgets, self._gateway.settled, wall_clock_ms)
 
     async def _restore(self, snapshot: Snapshot) -> None:
         """Budgets that are new here begin with what the ledger says was spent; where that was otherwise, it is told."""

@@ -51,12 +51,14 @@ Waiter = asyncio.Future[Place]
 class _Pending:
     """What waits for the next write."""
 
-    __slots__ = ("entries", "privates", "waiters")
+    __slots__ = ("entries", "marks", "privates", "waiters")
 
     def __init__(self) -> None:
         self.entries: list[bytes] = []
         self.privates: list[bytes | None] = []
         self.waiters: list[Waiter | None] = []
+        self.marks: list[tuple[int, Waiter]] = []
+        """Each behind so many of the entries."""
 
     def add(self, entry: bytes, private: bytes | None, waiter: Waiter | None) -> None:
         self.entries.append(entry)
@@ -73,6 +75,8 @@ class Ledger:
         self._places = Places(data)
         self._clock_ms = clock_ms
         self._pending = _Pending()
+        self._under_pen: _Pending | None = None
+        """The batch that is with the thread."""
         self._jobs: SimpleQueue[_Pending | None] = SimpleQueue()
         self._writer_thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -163,6 +167,23 @@ class Ledger:
         if not (self._timed or self._writing or self._called):
             self._time()
 
+    def mark(self) -> Waiter:
+        """Where the first entry behind all that was given so far will stand, once all of that is durable.
+
+        It is taken at once, whenever it is awaited. Raises LedgerUnavailable, also by the future.
+        """
+        if self.problem is not None:
+            raise LedgerUnavailable(self.problem)
+        assert self._loop is not None, "the ledger is not started"
+        waiter: Waiter = self._loop.create_future()
+        if self._pending.entries:
+            self._pending.marks.append((len(self._pending.entries), waiter))
+        elif self._under_pen is not None:
+            self._under_pen.marks.append((len(self._under_pen.entries), waiter))
+        else:
+            waiter.set_result(Place(self.origin, self._writer.log.size))
+        return waiter
+
     async def close(self) -> None:
         """Write what waits, the `closed` entry and the last checkpoint. Nothing may be given to it any more.
 
@@ -220,7 +241,7 @@ class Ledger:
     def _hand_over(self) -> None:
         batch, self._pending = self._pending, _Pending()
         self._waiting = 0
-        self._writing = True
+        self._writing, self._under_pen = True, batch
         self._sent_s = time.monotonic()
         self._jobs.put(batch)
 
@@ -236,7 +257,7 @@ class Ledger:
             self._loop.call_soon_threadsafe(self._written, batch, origin, first, failure)
 
     def _written(self, batch: _Pending, origin: str, first: int, failure: Exception | None) -> None:
-        self._writing = False
+        self._writing, self._under_pen = False, None
         self._idle.set()
         if failure is not None:
             self._fail(batch, failure)
@@ -253,6 +274,9 @@ class Ledger:
                 waiter.set_result(place)
             else:
                 self._nobody_waits(batch.entries[index - first], place)
+        for behind, mark in batch.marks:
+            if not mark.done():
+                mark.set_result(Place(origin, first + behind))
         if self._pending.entries:
             self._next(len(batch.waiters) - batch.waiters.count(None))
 
@@ -288,6 +312,9 @@ class Ledger:
         waiting, self._pending = self._pending, _Pending()
         self._waiting = 0
         for part in (batch, waiting):
+            for _, mark in part.marks:
+                if not mark.done():
+                    mark.set_exception(LedgerUnavailable(self.problem))
             for entry, private, waiter in zip(part.entries, part.privates, part.waiters, strict=True):
                 if waiter is None:
                     self._pending.add(entry, private, None)
@@ -305,7 +332,7 @@ class Ledger:
 
     def _hand_over_trial(self, entry: bytes) -> None:
         trial, self._pending = self._pending, _Pending()
-        self._writing = True
+        self._writing, self._under_pen = True, trial
         trial.add(entry, None, None)
         self._jobs.put(trial)
 
