@@ -56,6 +56,17 @@ def resigned(payload: bytes) -> str:
     return jws.serialize_compact({"alg": "ES256", "kid": "ec"}, payload, EC, ["ES256"])
 
 
+def test_a_token_of_another_key_is_recognised_and_what_is_no_token_is_not() -> None:
+    known = verifier()
+    for text in (token(), token(RSA), token(STRANGER), raw({"alg": "ES256"}, {}), raw({"kid": 5}, {}), raw(b"{", {})):
+        assert not known.is_of_another_key(text)
+    for text in ("", ".", "ä.b.c", "\udc80", "x" * 9_000, raw({"kid": "p384"}, {})[1:]):
+        assert not known.is_of_another_key(text)
+    for kid in ("p384", "new"):
+        assert known.is_of_another_key(raw({"alg": "none", "kid": kid}, {}))
+    assert known.is_of_another_key(token(ECKey.generate_key("P-256", {"kid": "new"})))
+
+
 def why(text: str, now_s: float = NOW) -> str:
     with pytest.raises(Error) as raised:
         verifier().principal(text, now_s)

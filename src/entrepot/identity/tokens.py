@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Collection
 from hashlib import sha256
 from typing import Any, Final
@@ -20,6 +21,10 @@ LEEWAY_S: Final = 60
 REMEMBERED: Final = 16_384
 _ALGORITHMS: Final = {"EC": "ES256", "RSA": "RS256"}
 LEAST_RSA_BITS: Final = 2_048
+
+
+class _Head(msgspec.Struct):
+    kid: str = ""
 
 
 class Verifier:
@@ -48,6 +53,15 @@ class Verifier:
             del self._known[digest]
             raise _refused("it has expired")
         return known[0]
+
+    def is_of_another_key(self, token: str) -> bool:
+        """Whether a token names a key that is not among the issuer's: it may have a new one since. Proves nothing."""
+        head = token[:LONGEST].partition(".")[0].encode("utf-8", "surrogatepass")
+        try:
+            named = msgspec.json.decode(urlsafe_b64decode(head + b"=" * (-len(head) % 4)), type=_Head)
+        except (ValueError, msgspec.DecodeError):
+            return False
+        return named.kid not in {"", *self._keys}
 
     def _verify(self, token: str, now_s: float) -> tuple[str, float]:
         """The principal, and the instant (seconds, leeway included) from which the token is no longer taken."""

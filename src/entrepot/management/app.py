@@ -72,7 +72,6 @@ async def app(control: Control, site: Site) -> Starlette:
     made.state.shipments = shipping.Shipments(control.data)
     made.state.directory = directory
     made.state.authority = found
-    made.state.verifier = found.verifier
     made.state.tenant = site.tenant
     made.state.data_url = site.data_url
     return made

@@ -9,10 +9,11 @@ import asyncio
 import base64
 import binascii
 import logging
+import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote_plus
 
 import msgspec
@@ -42,6 +43,7 @@ FORM_BYTES = 16_384
 FIELDS = 64
 _WRONG = "AADSTS7000215: Invalid client secret provided, or no such client: the client id and the secret do not match."
 _PAUSE_S = 0.2
+UNKNOWN_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -70,30 +72,67 @@ class OAuthError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Authority:
-    """`verifier` is for the tokens of the management API itself."""
+class _Keys(NamedTuple):
+    """`public` is the JWK set by which tokens are verified, those of the key before among them; `mint` has the newest.
 
-    def __init__(self, store: Store, site: Site, key: bytes, keys: Mapping[str, Any], directory: Directory) -> None:
-        """`key` signs; `keys` is the JWK set by which tokens are verified, those of the key before among them."""
+    `verifier` is for the tokens of the management API itself. `at` is the revision of the database.
+    """
+
+    at: tuple[int, int]
+    public: Mapping[str, Any]
+    verifier: Verifier
+    mint: Mint
+
+
+class Authority:
+    """Signs and verifies by the keys as they stand in the database, where any control plane over it may change them."""
+
+    def __init__(self, store: Store, site: Site, directory: Directory, keys: _Keys) -> None:
+        """Use `open`."""
         self.site = site
-        self.keys = keys
-        self.verifier = Verifier(issuer_of(site.url), msgspec.json.encode(self.keys), management_audiences(site.urls))
         self.throttle = Throttle()
         self._store = store
         self._directory = directory
-        self._mint = Mint(key, site.urls, site.tenant)
+        self._keys = keys
+        self._reading = asyncio.Lock()
+        self._asked_s = -math.inf  # when a token of an unknown key last made us look for new ones
 
     @classmethod
     async def open(cls, store: Store, site: Site, directory: Directory) -> Authority:
         """Raises Error where the instance has no signing key yet."""
-        key = await store.secret(TOKEN_KEY)
-        if key is None:
-            raise Error(Code.NOT_READY, "the control plane has no signing key: start it with `entrepot serve` once")
-        settings = await store.get(EVERYTHING, SETTINGS)
-        keys: Mapping[str, Any] = (settings.body["properties"] if settings is not None else {}).get("issuer", {})
-        keys = keys.get("keys", {})
-        own = public_keys(key)
-        return cls(store, site, key, keys if own["keys"][0] in keys.get("keys", ()) else own, directory)
+        return cls(store, site, directory, await _read(store, site))
+
+    async def keys(self) -> Mapping[str, Any]:
+        """The JWK set by which tokens are verified."""
+        return (await self._current()).public
+
+    async def principal(self, token: str) -> str:
+        """Whom a token of the management API is for. Raises Error UNAUTHENTICATED.
+
+        For tokens of a key that is unknown here the database is asked once a second and not for each, since anybody can
+        make such. A key that is no longer believed is so from the next request on.
+        """
+        if self._keys.verifier.is_of_another_key(token):
+            now_s = time.monotonic()
+            if now_s - self._asked_s >= UNKNOWN_S:
+                self._asked_s = now_s
+                await self._current()
+        known = self._keys
+        found = known.verifier.principal(token, time.time())
+        if (now := await self._current()) is not known:
+            found = now.verifier.principal(token, time.time())
+        return found
+
+    async def _current(self) -> _Keys:
+        async with self._reading:
+            revision = await self._store.revision()
+            if revision != self._keys.at:
+                changed = revision[0] != self._keys.at[0] or any(
+                    SETTINGS.lower() in (each.lower() for each in recorded.touched)
+                    for recorded in await self._store.since(self._keys.at[1])
+                )
+                self._keys = await _read(self._store, self.site) if changed else self._keys._replace(at=revision)
+            return self._keys
 
     async def token(self, form: Mapping[str, str], client: tuple[str, str] | None, peer: str) -> dict[str, Any]:
         """The answer to a token request; `client` is from Basic authentication. Raises OAuthError."""
@@ -117,13 +156,14 @@ class Authority:
         audience = self._audience(form)
         listing = await self._directory.listing()
         expires_s = int(time.time()) + LIFETIME_S
+        mint = (await self._current()).mint
         return {
             "token_type": "Bearer",
             "expires_in": LIFETIME_S,
             "ext_expires_in": LIFETIME_S,
             "expires_on": expires_s,
             "resource": audience,
-            "access_token": self._mint.token(principal.id, audience, listing.assignments.get(principal.id, ())),
+            "access_token": mint.token(principal.id, audience, listing.assignments.get(principal.id, ())),
         }
 
     async def _authenticated(self, client: str, secret: str, peer: str) -> Principal:
@@ -163,13 +203,27 @@ class Authority:
             if len(scopes) > 1:
                 raise OAuthError("invalid_scope", "AADSTS28000: The 'scope' names more than one resource.")
             asked = scopes[0].removesuffix("/.default") if scopes else f"{self.site.url}/"
-        if (audience := self._mint.audience(asked)) is None:
+        if (audience := self._keys.mint.audience(asked)) is None:
             raise OAuthError(
                 "invalid_resource",
                 f"AADSTS500011: The resource principal named {asked[:200]} was not found in the tenant named "
                 f"{self.site.tenant}.",
             )
         return audience
+
+
+async def _read(store: Store, site: Site) -> _Keys:
+    at = await store.revision()
+    key = await store.secret(TOKEN_KEY)
+    if key is None:
+        raise Error(Code.NOT_READY, "the control plane has no signing key: start it with `entrepot serve` once")
+    settings = await store.get(EVERYTHING, SETTINGS)
+    keys: Mapping[str, Any] = (settings.body["properties"] if settings is not None else {}).get("issuer", {})
+    keys = keys.get("keys", {})
+    own = public_keys(key)
+    public = keys if own["keys"][0] in keys.get("keys", ()) else own
+    verifier = Verifier(issuer_of(site.url), msgspec.json.encode(public), management_audiences(site.urls))
+    return _Keys(at, public, verifier, Mint(key, site.urls, site.tenant))
 
 
 def authority_of(request: Request) -> Authority:
@@ -270,7 +324,7 @@ def _tenant(request: Request) -> str:
 
 
 async def _keys(request: Request) -> Response:
-    return answer(authority_of(request).keys, headers={"cache-control": "public, max-age=3600"})
+    return answer(await authority_of(request).keys(), headers={"cache-control": "public, max-age=3600"})
 
 
 async def _token(request: Request) -> Response:

@@ -6,7 +6,6 @@ A scope is a lower-case id or `/`; the chain of a resource is its own id, what i
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,12 @@ import msgspec
 from starlette.requests import Request
 
 from entrepot.errors import Code, Error
-from entrepot.identity.tokens import Verifier
 from entrepot.management.changes import Actor
 from entrepot.management.roles import BY_ID, Assignment, find_role
 from entrepot.storage import EVERYTHING, Row, Store, Tenancy
 
 if TYPE_CHECKING:
+    from entrepot.management.authority import Authority
     from entrepot.management.control import Control
 
 INSTANCE = "/"
@@ -142,7 +141,7 @@ def caller(request: Request) -> Caller:
 
 
 async def authenticate(request: Request, peer: str) -> Caller:
-    """Raises Error UNAUTHENTICATED. The token is verified with the pinned algorithm of our own key, nothing else."""
+    """Raises Error UNAUTHENTICATED. The token is verified with the pinned algorithm of our own keys, nothing else."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Error(
@@ -150,10 +149,12 @@ async def authenticate(request: Request, peer: str) -> Caller:
             "Authentication failed. The 'Authorization' header is missing or is no bearer token.",
             name="AuthenticationFailed",
         )
-    verifier: Verifier = request.app.state.verifier
+    authority: Authority = request.app.state.authority
     try:
-        oid = verifier.principal(token.strip(), time.time())
+        oid = await authority.principal(token.strip())
     except Error as error:
+        if error.code is not Code.UNAUTHENTICATED:
+            raise
         raise Error(Code.UNAUTHENTICATED, error.message, name="InvalidAuthenticationToken") from error
     directory: Directory = request.app.state.directory
     listing = await directory.listing()
