@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from entrepot.cli import command_line
 from entrepot.ledger.entries import Degraded, decode
 from entrepot.ledger.read import entries_of, folders_of
 from entrepot.projections.prices import Prices
@@ -146,12 +150,35 @@ def test_budgets_are_compared_with_the_ledger_while_calls_go_on(fleet: Fleet, tm
                 assert all(row["counted"] == row["ledger"] > 0 for row in found)
             assert all(row["ledger"] > row["counted"] for row in drifted)
             (account, _) = rows(gateway)
+            admin = ("--admin", f"{gateway.admin.host}:{gateway.admin.port}")
+            status, said = run("usage", "budgets", *admin)
+            assert status == 0
+            assert said.splitlines()[1].split()[:4] == ["account", "spender", "month", "100000"]
+            assert json.loads(run("usage", "budgets", *admin, "--json")[1])["budgets"][0]["drift"] == "0.000000000000"
             assert account["left"] == account["amount"] - account["ledger"]
             assert any(event["event"] == "a budget is put right by the ledger" for event in gateway.events)
             gateway.signal(signal.SIGTERM)
             gateway.wait()
         assert account["ledger"] == spent(data, Prices([dearer()]))
         assert put_right(data)[0].startswith("account spender: ")
+        assert run("usage", "budgets", *admin)[0] == 1, "it does not run"
+        files = ("--data", str(data), "--world", str(world.folder), "--json")
+        status, said = run("usage", "budgets", *files)
+        assert status == 0
+        assert [Decimal(row["ledger"]) * 10**12 for row in json.loads(said)["budgets"]] == [account["ledger"]] * 2
+        kept = data / "derived" / "limits" / "gateway-1_w0.json"
+        state = json.loads(kept.read_bytes())
+        state["cells"][0][-1] += 1
+        kept.write_text(json.dumps(state))
+        status, said = run("usage", "budgets", *files)
+        assert status == 1
+        assert {row["drift"] for row in json.loads(said)["budgets"]} == {"-0.000000000001"}
+        assert run("usage", "budgets", "--data", str(tmp_path), "--world", str(world.folder))[0] == 2
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(command_line(arguments), arguments)
+    return result.exit_code, result.stdout
 
 
 def dearer() -> Model:

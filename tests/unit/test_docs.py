@@ -75,8 +75,9 @@ def test_command_and_its_options_are_documented(command: str) -> None:
 def test_every_command_file_is_in_the_table() -> None:
     files = {path.stem for path in (ROOT / "src/entrepot/cli").glob("*.py")} - {
         "__init__",
-        "replay",
-    }  # `entrepot policy replay`
+        "budgets",  # `entrepot usage budgets`
+        "replay",  # `entrepot policy replay`
+    }
     assert files == {module_of(name) for name in COMMANDS}
     assert command_line([]).registered_commands
 

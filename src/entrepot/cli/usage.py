@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from entrepot.cli.budgets import budgets
 from entrepot.config import Config
 from entrepot.ledger.verify import Unproved
 from entrepot.policy import shipped, shipped_names
@@ -188,6 +189,9 @@ def check(context: typer.Context, data: Data = None) -> None:
     if found.findings:
         raise typer.Exit(1)
     print(f"{found.calls} calls, {found.refusals} refusals: {found.groupings} groupings come to what the entries say")
+
+
+app.command()(budgets)
 
 
 def folder_of(data: Path | None) -> Path:

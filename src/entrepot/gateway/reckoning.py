@@ -156,10 +156,14 @@ class Reckoner:
         self._ledger.outcome(encode(Degraded(now_ms, problem, 0, since_ms, "budget")))
 
     def _row(self, each: Declared, ledger: int, counted: int, now_ms: int) -> Row:
-        bound = each.bound
-        (state,) = self._store.states([Want(bound.key, bound.limit, 0)], now_ms)
-        period = "day" if bound.limit.window_ms == DAY_MS else "month"
-        return Row(bound.scope, each.name, period, bound.currency, bound.limit.burst, ledger, counted, state.remaining)
+        (state,) = self._store.states([Want(each.bound.key, each.bound.limit, 0)], now_ms)
+        return row_of(each, ledger, counted, state.remaining)
+
+
+def row_of(each: Declared, ledger: int, counted: int, left: int) -> Row:
+    bound = each.bound
+    period = "day" if bound.limit.window_ms == DAY_MS else "month"
+    return Row(bound.scope, each.name, period, bound.currency, bound.limit.burst, ledger, counted, left)
 
 
 class Said(Protocol):
