@@ -227,9 +227,7 @@ def test_every_method_binds_its_statements(url: str) -> None:
                 await tx.revision()
                 await tx.record("id", 1, b"{}", ())
                 await tx.hold({"s"}, {"/x", "/providers/z"}, {"y"})
-                await tx.put(row("/subscriptions/s"))
                 await tx.put(row("/y", "account"))
-                await tx.put_secret("a", b"")
                 await tx.list(NORTH, "thing")
                 await tx.send()
             for method in (store.all, store.whole, store.revision, store.instance, store.unplaced, store.raise_epoch):

@@ -58,6 +58,10 @@ class Change:
         self._spelt: dict[str, str] = {}
         self.transaction = transaction
 
+    async def hold(self, subscriptions: Iterable[str], ids: Iterable[str], accounts: Iterable[str]) -> None:
+        """As `Transaction.hold`."""
+        await self.transaction.hold({*subscriptions}, {*ids}, {*accounts})
+
     async def get(self, tenancy: Tenancy, id: str, *, deleted: bool = False) -> Row | None:  # noqa: A002
         """As `Store.get`."""
         return await self.transaction.get(tenancy, id, deleted=deleted)

@@ -128,6 +128,11 @@ class Control:
         return self.published.world
 
     @property
+    def rows(self) -> Store | Change:
+        """To read from: the change that the task's changes are a part of, which sees its own writes; else the store."""
+        return _SHARED.get() or self.store
+
+    @property
     def authority(self) -> Path:
         """The certificate authority that gateways are told of."""
         return self.data / "ca" / "ca.pem"

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from entrepot.errors import Code, Error
-from entrepot.management.authorize import authenticate
+from entrepot.management.authorize import Caller, authenticate
 from entrepot.wire import arm
 
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ def route(method: str, path: str, handler: Handler, *, public: bool = False) -> 
 
 def _authenticated(handler: Handler) -> Handler:
     async def endpoint(request: Request) -> Response:
-        request.state.caller = found = await authenticate(request, peer_of(request))
+        # What is part of a batch has its caller.
+        found: Caller | None = getattr(request.state, "caller", None)
+        if found is None:
+            request.state.caller = found = await authenticate(request, peer_of(request))
         request.state.principal = found.actor.principal
         if request.url.path.lower().startswith(_VERSIONED) and not _versions(request):
             raise Error(

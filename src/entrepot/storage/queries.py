@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -102,9 +103,11 @@ def values_of(row: Row, key: str) -> dict[str, Any]:
     return values | {"key": key, "body": _encode(row.body).decode(), "claim": claim_of(row)}
 
 
-def row_of(found: RowMapping) -> Row:
-    values: dict[str, Any] = {**found}
-    return Row(**values | {"body": _body(found["body"])})
+def row_of(found: RowMapping | Mapping[str, Any]) -> Row:
+    """Of all columns, or of those that a row has."""
+    values: dict[str, Any] = {name: found[name] for name in Row.__struct_fields__}
+    values["body"] = _body(found["body"])
+    return Row(**values)
 
 
 def last_number() -> Select[Any]:

@@ -17,6 +17,15 @@ class Tenancy(msgspec.Struct, frozen=True):
     operators: frozenset[str] = frozenset()
     subscriptions: frozenset[str] = frozenset()
 
+    def sees(self, row: Row) -> bool:
+        """As `bound.visible` has it in SQL."""
+        return (
+            self.everything
+            or (row.operator is None and row.subscription is None)
+            or row.operator in self.operators
+            or row.subscription in self.subscriptions
+        )
+
 
 EVERYTHING = Tenancy(everything=True)
 

@@ -160,6 +160,7 @@ class Store:
             try:
                 transaction = Transaction(connection, self._master, self._now_ms)
                 yield transaction
+                await transaction.send()
             except BaseException:
                 await to_its_end(give_back(connection))
                 raise

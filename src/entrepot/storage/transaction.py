@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import secrets as random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from entrepot.storage.master import MasterKey
 from entrepot.storage.queries import ONE_WRITER, OUTBOX, SECRETS, Listing, key_of
 from entrepot.storage.rows import Recorded, Row, Tenancy
 from entrepot.storage.tables import outbox, resources, secrets
+from entrepot.storage.working import Claimed, Sealed, Working, lowered
 from entrepot.storage.writer import to_its_end
 
 
@@ -34,11 +35,37 @@ class Transaction:
         self._connection = connection
         self._master = master
         self._now_ms = now_ms
+        self._working: Working | None = None
+        self._key_checked = False
+
+    async def hold(self, subscriptions: Collection[str], ids: Collection[str], accounts: Collection[str]) -> None:
+        """For a change of many rows: read all that is in these subscriptions (GUIDs), and these rows, at one go.
+
+        What is asked of them then costs no statement, and writes are sent together. `accounts` are names that it may
+        give. Of no effect but that.
+        """
+        await self.send()
+        working = Working(lowered(subscriptions), lowered(ids), lowered(accounts))
+        rows, kept, taken = [await self._execute(each) for each in working.wanted()]
+        working.begin(map(dict, rows.mappings()), kept, taken)
+        self._working = working
+
+    async def send(self) -> None:
+        """What was written so far and waits to be sent with more. `Store.change` does it before it commits."""
+        for statement, given in () if self._working is None else self._working.unsent():
+            with answered():
+                await to_its_end(self._connection.execute(statement, given))
 
     async def get(self, tenancy: Tenancy, id: str, *, deleted: bool = False) -> Row | None:  # noqa: A002
         """As `Store.get`."""
         key = key_of(id)
-        found = await self._rows(queries.one(tenancy, key, deleted=deleted)) if key is not None else []
+        if key is None:
+            return None
+        if self._working is not None and self._working.knows(key):
+            row = self._working.row(key)
+            seen = row is not None and (row.deleted_ms is not None) == deleted and tenancy.sees(row)
+            return row if seen else None
+        found = await self._rows(queries.one(tenancy, key, deleted=deleted))
         return found[0] if found else None
 
     async def list(
@@ -52,7 +79,14 @@ class Transaction:
         after: str = "",
     ) -> builtins.list[Row]:
         """As `Store.list`."""
-        return await self._rows(queries.many(tenancy, Listing(kind, under, deleted, limit, after)))
+        listing = Listing(kind, under, deleted, limit, after)
+        if self._working is None:
+            return await self._rows(queries.many(tenancy, listing))
+        if (known := self._working.list(tenancy, listing)) is None:
+            found = (await self._execute(queries.many(tenancy, listing))).mappings()
+            self._working.keep_list(tenancy, listing, [dict(each) for each in found])
+            known = self._working.list(tenancy, listing) or []
+        return known
 
     async def all(self) -> builtins.list[Row]:
         """As `Store.all`, with what this change wrote."""
@@ -75,11 +109,15 @@ class Transaction:
             raise Error(Code.CONFLICT, message, name="SoftDeleted", param=held.id)
         await self._claim(row, key, held)
         row = replace(row, etag=random.token_hex(8))
-        if held is None:
-            await self._execute(instance_wide(insert(resources).values(queries.values_of(row, key)), ONE_WRITER))
-            return row
-        row = replace(row, id=held.id, created_ms=held.created_ms, created_by=held.created_by)
-        await self._write(key, queries.values_of(row, key))
+        if held is not None:
+            row = replace(row, id=held.id, created_ms=held.created_ms, created_by=held.created_by)
+        values = queries.values_of(row, key)
+        if self._working is not None:
+            self._working.put(key, values, held)
+        elif held is None:
+            await self._execute(instance_wide(insert(resources).values(values), ONE_WRITER))
+        else:
+            await self._write(key, values)
         return row
 
     async def delete(self, id: str, *, if_match: str | None = None) -> builtins.list[Row]:  # noqa: A002
@@ -115,14 +153,22 @@ class Transaction:
 
     async def put_secret(self, ref: str, value: bytes) -> None:
         """`value` is encrypted before it leaves this process. Raises Error if the master key was rotated meanwhile."""
-        with answered():
-            await to_its_end(facts.check_key(self._connection, self._master))
+        if not self._key_checked:  # once: a rotation is a writer too
+            with answered():
+                await to_its_end(facts.check_key(self._connection, self._master))
+            self._key_checked = True
+        if self._working is not None:
+            self._working.put_secret(ref, Sealed(self._master.id, self._master.seal(ref, value)))
+            return
         await self._execute(queries.forget(secrets.c.ref == ref))
         sealed = {"ref": ref, "key_id": self._master.id, "sealed": self._master.seal(ref, value)}
         await self._execute(instance_wide(insert(secrets).values(sealed), SECRETS))
 
     async def secret(self, ref: str) -> bytes | None:
         """As `Store.secret`."""
+        if self._working is not None and self._working.knows_secret(ref):
+            kept = self._working.secret(ref)
+            return None if kept is None else unsealed(self._master, ref, kept.key_id, kept.sealed)
         found = (await self._execute(instance_wide(select(secrets).where(secrets.c.ref == ref), SECRETS))).first()
         return unsealed(self._master, found.ref, found.key_id, found.sealed) if found is not None else None
 
@@ -137,10 +183,12 @@ class Transaction:
             return await to_its_end(facts.revision(self._connection))
 
     async def forget_secret(self, ref: str) -> None:
+        await self._let_go()
         await self._execute(queries.forget(secrets.c.ref == ref))
 
     async def forget_secrets(self, prefix: str) -> None:
         """All whose references begin so."""
+        await self._let_go()
         await self._execute(queries.forget(queries.beginning(secrets.c.ref, prefix)))
 
     async def record(self, id: str, at_ms: int, entry: bytes, touched: Sequence[str]) -> int:  # noqa: A002
@@ -163,9 +211,22 @@ class Transaction:
         claim = queries.claim_of(row)
         if claim is None or (held is not None and queries.claim_of(held) == claim):
             return
-        if (other := (await self._execute(queries.claimed(claim, key))).first()) is not None:
-            state = "a soft-deleted" if other.deleted_ms is not None else "another"
+        if (other := await self._claimed(claim, key)) is not None:
+            state = "a soft-deleted" if other.deleted else "another"
             raise Error(Code.CONFLICT, f"the name `{row.name}` is taken by {state} account", name="CustomDomainInUse")
+
+    async def _claimed(self, claim: str, key: str) -> Claimed | None:
+        """By another row than that of the key."""
+        if self._working is not None and claim in self._working.claims:
+            known = self._working.claims[claim]
+            return known if known is not None and known.key != key else None
+        other = (await self._execute(queries.claimed(claim, key))).first()
+        return None if other is None else Claimed(other.id.lower(), other.deleted_ms is not None)
+
+    async def _let_go(self) -> None:
+        """Of what is held in memory: what follows is not kept account of there."""
+        await self.send()
+        self._working = None
 
     async def _turn(self, rows: builtins.list[Row], deleted_ms: int | None, purge_ms: int | None) -> builtins.list[Row]:
         turned = [replace(row, etag=random.token_hex(8), deleted_ms=deleted_ms, purge_ms=purge_ms) for row in rows]
@@ -175,6 +236,7 @@ class Transaction:
         return turned
 
     async def _family(self, id: str, if_match: str | None) -> builtins.list[Row]:  # noqa: A002
+        await self._let_go()
         key = key_of(id)
         held = await self._held(key) if key is not None else None
         _check(id, held, if_match)
@@ -183,8 +245,13 @@ class Transaction:
         return await self._rows(queries.members(key, deleted=held.deleted_ms is not None))
 
     async def _held(self, key: str) -> Row | None:
-        found = await self._rows(queries.held(key))
-        return found[0] if found else None
+        working = self._working
+        if working is not None and working.knows(key):
+            return working.row(key)
+        found = (await self._execute(queries.held(key))).mappings().first()
+        if working is not None:
+            working.keep(key, None if found is None else dict(found))
+        return None if found is None else queries.row_of(found)
 
     async def _write(self, key: str, values: dict[str, Any]) -> None:
         await self._execute(instance_wide(update(resources).where(resources.c.key == key).values(values), ONE_WRITER))
@@ -194,6 +261,7 @@ class Transaction:
         return [queries.row_of(each) for each in found.mappings()]
 
     async def _execute(self, statement: Executable) -> Any:
+        await self.send()
         with answered():
             return await to_its_end(self._connection.execute(statement))
 

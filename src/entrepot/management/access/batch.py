@@ -17,7 +17,7 @@ from entrepot.errors import Code, Detail, Error
 from entrepot.management import http
 from entrepot.management.access.collections import ROOT
 from entrepot.management.access.envelope import invalid
-from entrepot.management.authorize import INSTANCE, caller, require
+from entrepot.management.authorize import INSTANCE, authenticate, caller, require
 from entrepot.resources.ids import ACCESS
 
 PATH: Final = f"{ROOT}/batch"
@@ -46,8 +46,17 @@ async def _batch(request: Request) -> Response:
     asked = _requests(await http.body(request))
     found = [_routed(request, at, each) for at, each in enumerate(asked)]
     told: list[dict[str, Any]] = []
-    async with control.shared(who.actor, BATCH):
+    async with control.shared(who.actor, BATCH) as change:
+        # Once for all, and now: until the end of the change nobody can take a role from the caller.
+        who = await authenticate(request, http.peer_of(request))
+        named = [inner.path_params for _, inner in found]
+        await change.hold(
+            (each["subscription"] for each in named if "subscription" in each),
+            (inner.scope["path"] for _, inner in found),
+            (each["account"] for each in named if "account" in each),
+        )
         for at, (route, inner) in enumerate(found):
+            inner.state.caller = who
             try:
                 answer: Response = await route.endpoint(inner)
             except Error as error:

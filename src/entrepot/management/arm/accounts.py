@@ -68,10 +68,10 @@ async def put(request: Request) -> Response:
     given = await body(request)
     if asked.restores(given):
         return await _restore(request, where, given, id_)
-    if await where.control.store.get(where.caller.tenancy, id_) is not None:
+    if await where.control.rows.get(where.caller.tenancy, id_) is not None:
         return await _rewrite(request, where, id_, lambda held: asked.account(given, held.body, held.name, held.id))
     fresh = asked.account(given, None, name, id_)
-    fresh["location"] = _place(await reach.catalogue(where.control.store), fresh)
+    fresh["location"] = _place(await reach.catalogue(where.control.rows), fresh)
     conditions.if_match(request, None)
     await _check_gone(where, id_)
     await _subscribed(request, where, group, fresh, name)
@@ -88,7 +88,7 @@ def _place(catalogue: Catalogue, fresh: Mapping[str, Any]) -> str:
 async def _check_gone(where: Where, id_: str) -> None:
     """Raises Error where a soft-deleted account has this id. Whether another one has the name, the store knows."""
     await purge_due(where.control)
-    gone = await where.control.store.get(where.caller.tenancy, id_, deleted=True)
+    gone = await where.control.rows.get(where.caller.tenancy, id_, deleted=True)
     if gone is not None:
         raise texts.soft_deleted(gone.id)
 

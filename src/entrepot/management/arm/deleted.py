@@ -70,7 +70,7 @@ async def purge(change: Change, id_: str, until_ms: int | None = None) -> None:
 async def purge_due(control: Control, now_ms: int | None = None) -> int:
     """Purge what was deleted 48 h ago or before. How many; safe to call at any time, by several processes too."""
     at_ms = _now_ms() if now_ms is None else now_ms
-    due = [row for row in await control.store.list(EVERYTHING, "account", deleted=True) if _due(row, at_ms)]
+    due = [row for row in await control.rows.list(EVERYTHING, "account", deleted=True) if _due(row, at_ms)]
     if not due:
         return 0
     async with control.change(ITSELF, f"{_ACTION}/delete") as change:

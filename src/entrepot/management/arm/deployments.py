@@ -76,7 +76,7 @@ async def put(request: Request) -> Response:
     where.writable()
     account = await _parent(request, where)
     id_ = f"{account.id}/deployments/{request.path_params['deployment']}"
-    held = await where.control.store.get(where.caller.tenancy, id_)
+    held = await where.control.rows.get(where.caller.tenancy, id_)
     fresh = asked.deployment(await body(request), request.path_params["deployment"])
     return await _write(request, where, await _draw(where, account, id_, fresh, held))
 
@@ -91,7 +91,7 @@ async def patch(request: Request) -> Response:
 async def _draw(where: Where, account: Row, id_: str, fresh: dict[str, Any], held: Row | None) -> Draw:
     """Raises Error where no upstream that the SKU reaches serves the model."""
     given, place = fresh["properties"]["model"], account.body["location"]
-    catalogue = await reach.catalogue(where.control.store)
+    catalogue = await reach.catalogue(where.control.rows)
     offer = catalogue.find(place, given["format"], given["name"], given.get("version"))
     if offer is None:
         raise texts.model_unsupported(given["format"], given["name"], given.get("version"))
@@ -229,7 +229,7 @@ async def _parent(request: Request, where: Where) -> Row:
     path = request.path_params
     group = await where.group(path["group"])
     id_ = f"{group.id}/providers/{texts.ACCOUNTS}/{path['account']}"
-    account = await where.control.store.get(where.caller.tenancy, id_)
+    account = await where.control.rows.get(where.caller.tenancy, id_)
     if account is None:
         raise texts.parent_missing(id_)
     return account

@@ -53,14 +53,14 @@ class Where(msgspec.Struct, frozen=True):
         return f"{self.subscription.id}/resourceGroups/{name}"
 
     async def group(self, name: str) -> Row:
-        row = await self.control.store.get(self.caller.tenancy, self.group_id(name))
+        row = await self.control.rows.get(self.caller.tenancy, self.group_id(name))
         if row is None:
             raise texts.group_missing(name)
         return row
 
     async def account(self, group: str, name: str) -> Row:
         """The account that lives. Raises Error NOT_FOUND for the group, then for the account."""
-        row = await self.control.store.get(self.caller.tenancy, account_in(self.group_id(group), name))
+        row = await self.control.rows.get(self.caller.tenancy, account_in(self.group_id(group), name))
         if row is None:
             await self.group(group)
             raise texts.resource_missing(texts.ACCOUNTS, name, group)
@@ -69,7 +69,7 @@ class Where(msgspec.Struct, frozen=True):
     async def deployment(self, group: str, account: str, name: str) -> tuple[Row, Row]:
         """The account and its deployment."""
         held = await self.account(group, account)
-        row = await self.control.store.get(self.caller.tenancy, f"{held.id}/deployments/{name}")
+        row = await self.control.rows.get(self.caller.tenancy, f"{held.id}/deployments/{name}")
         if row is None:
             raise texts.resource_missing(texts.ACCOUNTS, f"{account}/deployments/{name}", group)
         return held, row
@@ -84,7 +84,7 @@ async def subscription_at(request: Request, action: str = "", resource: str = ""
     given: str = request.path_params["subscription"]
     if not GUID.fullmatch(given):
         raise texts.subscription_malformed(given)
-    row = await control.store.get(asking.tenancy, f"/subscriptions/{given}")
+    row = await control.rows.get(asking.tenancy, f"/subscriptions/{given}")
     if row is None:
         raise texts.subscription_missing(given)
     where = Where(control, asking, row)
