@@ -1,9 +1,9 @@
 """What a call and a worker cost as deployments grow: gateways over worlds of 10 to 100,000 deployments, side by side.
 
-Each account has two keys and two deployments, so a world has as many keys as deployments; wrk asks for random ones. The
-worlds are loaded in turns, a window each: whatever else the machine does, it does to all. CPU time a call is that of the
-whole process tree; memory is the worker's: resident, and its proportional share. At the end: calls a second with one
-worker and with two, on both cores together with the load.
+Each account has two keys and two deployments, so a world has as many keys as deployments; wrk asks for random ones.
+The worlds are loaded in turns, a window each: whatever else the machine does, it does to all. CPU time a call is that
+of the whole process tree; memory is the worker's: resident, and its proportional share. At the end: calls a second
+with one worker and with two, on both cores together with the load.
 """
 
 from __future__ import annotations
