@@ -155,6 +155,19 @@ def test_two_principals_of_one_person_are_one(staff: Staff) -> None:
     assert staff.of("ann-script").post(f"{id_}/reject").status_code == 200
 
 
+def test_whose_a_principal_is_may_come_on_record_after_it_proposed(staff: Staff) -> None:
+    id_, admin, names = at(), staff.of("admin"), ("eve-one", "eve-two")
+    with staff._made(names[0], COMPLIANCE_OFFICER, "/") as one, staff._made(names[1], REVIEWER, "/") as two:
+        assert one.put(id_, json=eligible("late")).status_code == 201
+        for name in names:
+            known = admin.put(f"{ROOT}/principals/{name}", json={"properties": {"owner": "Eve"}})
+            assert known.status_code == 200, known.text
+        assert code(two.post(f"{id_}/approve")) == (403, "SecondPersonRequired")
+        decided = staff.of("reviewer").post(f"{id_}/reject")
+        assert decided.status_code == 200, decided.text
+        assert decided.json()["properties"]["proposedBy"].keys() == {"principal", "name"}
+
+
 def test_a_proposal_stays_as_it_was_made(staff: Staff) -> None:
     id_, officer = at(), staff.of("north-officer")
     first = officer.put(id_, json=eligible("one"))

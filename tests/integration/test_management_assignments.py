@@ -242,6 +242,11 @@ def test_stale_writes_and_what_cannot_change(admin: httpx.Client, up: Plane) -> 
     assert admin.put(path, json={"properties": {"owner": "Li Wei"}}).status_code == 200
     kept = admin.put(path, json={"properties": {"displayName": "other"}}).json()["properties"]
     assert (kept["owner"], kept["displayName"]) == ("Li Wei", "other")
+    # Whoever proposed with one principal does not approve with another by calling it somebody else's.
+    assert admin.put(path, json={"properties": {"owner": " LI  wei"}}).status_code == 200
+    for another in ("Li Wei Jr.", "bob"):
+        refused = admin.put(path, json={"properties": {"owner": another}})
+        assert (refused.status_code, refused.json()["error"]["target"]) == (400, "properties.owner")
     sent_back = admin.put(path, json={"properties": admin.get(path).json()["properties"]})
     assert sent_back.status_code == 200
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from entrepot.errors import Code, Error
 from entrepot.management import secret
+from entrepot.management.access.proposal import plain_name
 from entrepot.management.arm import conditions
 from entrepot.management.assignments import keep_an_owner, may_grant
 from entrepot.management.authorize import (
@@ -209,6 +210,12 @@ def _same(wanted: dict[str, str], before: Row) -> None:
     for key in ("appId", "operator"):
         if key in wanted and wanted[key] != before.body["properties"].get(key):
             raise _invalid(f"properties.{key}", f"`{key}` cannot be changed")
+    # INVARIANT: a principal of a person's stays that person's, so that who proposed with one does not approve with
+    # another that was called somebody else's in between.
+    owner = before.body["properties"].get("owner")
+    if owner is not None and plain_name(wanted.get("owner", owner)) != plain_name(owner):
+        fix = f"it is `{owner}`'s and stays so: make another principal for another person"
+        raise _invalid("properties.owner", fix)
 
 
 def _invalid(target: str, message: str) -> Error:

@@ -62,13 +62,13 @@ class Person(NamedTuple):
         if self.principal == other.get("principal"):
             return True
         owner = other.get("owner")
-        return self.owner is not None and isinstance(owner, str) and _plain(self.owner) == _plain(owner)
+        return self.owner is not None and isinstance(owner, str) and plain_name(self.owner) == plain_name(owner)
 
     def plain(self) -> dict[str, str]:
         return {"principal": self.principal, "name": self.name} | ({"owner": self.owner} if self.owner else {})
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name as people compare it: neither case nor spaces make it another's."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 

@@ -92,7 +92,7 @@ async def _put(request: Request) -> Response:
             return _again(request, who, before, asked)
         envelope.check_conditions(request, None)
         subject = await ready.check(change, who)
-        by = await _person(change, who)
+        by = await _person(change, who.actor.principal, who.actor.name)
         properties = proposal.opened(ready.proposed, by, change.at_ms, subject.etag, ready.more)
         draft = change.draft(
             id,
@@ -126,8 +126,13 @@ def _decide(verb: Verb) -> http.Handler:
             row = _readable(who, await change.get(who.tenancy, id), id)
             _authorize(who, verb, row, break_glass=break_glass)
             envelope.check_conditions(request, row)
-            by = await _person(change, who)
-            after = proposal.decided(row.body["properties"], verb, by, change.at_ms, reason, break_glass=break_glass)
+            by = await _person(change, who.actor.principal, who.actor.name)
+            made = row.body["properties"]
+            # Whose the proposer's principal is may have come on record since.
+            proposer = await _person(change, made["proposedBy"]["principal"], made["proposedBy"]["name"])
+            known = made | {"proposedBy": proposer.plain() | made["proposedBy"]}
+            after = proposal.decided(known, verb, by, change.at_ms, reason, break_glass=break_glass)
+            after["proposedBy"] = made["proposedBy"]
             if verb == "approve":
                 after = await apply(change, id, after)
             if broken := after.get("breakGlass"):
@@ -177,11 +182,13 @@ def _said(body: dict[str, Any], verb: Verb) -> tuple[str | None, bool]:
     return (reason.strip() or None) if isinstance(reason, str) else None, break_glass
 
 
-async def _person(change: Change, who: Caller) -> Person:
+async def _person(change: Change, principal: str, name: str) -> Person:
     """A principal of one person's several carries that person in `properties.owner`."""
-    row = await change.get(EVERYTHING, f"{PRINCIPALS}{who.actor.name}")
-    owner = row.body.get("properties", {}).get("owner") if row is not None else None
-    return Person(who.actor.principal, who.actor.name, owner if isinstance(owner, str) and owner else None)
+    row = await change.get(EVERYTHING, f"{PRINCIPALS}{name}")
+    properties = row.body["properties"] if row is not None else {}
+    # Another principal may have the name of one that was deleted.
+    owner = properties.get("owner") if properties.get("appId") == principal else None
+    return Person(principal, name, owner if isinstance(owner, str) and owner else None)
 
 
 def _id(request: Request) -> str:
