@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from entrepot.limits.reserve import Want
 from entrepot.limits.table import Table
 
-from limits_worker import KEY, LIMIT  # isort: skip
+from limits_worker import FLIGHTS, KEY, LIMIT, SPENT  # isort: skip
 
 WORKER = Path(__file__).with_name("limits_worker.py")
 
@@ -41,3 +42,31 @@ def test_what_a_killed_process_had_reserved_is_given_back(tmp_path: Path) -> Non
     worker.communicate()
     table.release(1)
     assert table.states([Want(KEY, LIMIT, 0)], 0)[0].remaining == LIMIT.burst
+
+
+def test_processes_killed_in_the_midst_of_it_leave_no_lock_and_nothing_reserved(tmp_path: Path) -> None:
+    table = Table(tmp_path / "limits", 0, 4, slots=64)
+    workers = {number: start(tmp_path / "limits", number, 60.0, 1, "hurry") for number in (1, 2, 3)}
+    for worker in workers.values():
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "hurrying\n"
+    for number in itertools.islice(itertools.cycle(workers), 9):
+        time.sleep(0.03)
+        workers[number].kill()
+        workers[number].communicate()
+        table.release(number)
+        workers[number] = start(tmp_path / "limits", number, 60.0, 1, "hurry")
+        assert workers[number].stdout.readline() == "hurrying\n"
+    for number, worker in workers.items():
+        worker.kill()
+        worker.communicate()
+        table.release(number)
+    now_ms = time.time_ns() // 1_000_000
+    flights, spent = table.states([FLIGHTS, SPENT], now_ms)
+    assert flights.remaining == FLIGHTS.limit.burst
+    assert spent.remaining < SPENT.limit.burst, "they were hurrying"
+    for number in range(4):
+        successor = Table(tmp_path / "limits", number, 4, slots=64)
+        successor.restore(SPENT.key, SPENT.limit, 1_000 + number, now_ms)
+        successor.close()
+    assert table.states([SPENT], now_ms)[0].remaining == SPENT.limit.burst - 4_006

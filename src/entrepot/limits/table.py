@@ -3,22 +3,24 @@
 Every process sees the same levels, so a limit is as exact as in one process and no worker owns a share of it. What a
 process has reserved stands in a cell of its own: when it dies, whoever starts its successor empties it (`release`).
 
-The lock is the kernel's record lock on the file: a process that is killed while it holds it lets go of it. One that
-dies between two stores to a slot may leave a level a few calls old; it never leaves a lock.
+The lock is the kernel's, on the open file: a process that is killed while it holds it lets go of it.
+
+INVARIANT: a process that is killed between two stores leaves a level too high, never too low: by what leaked since the
+call before, or by what its own call reserved and poured. `release`, and `restore` of a limit with a window, mend it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from pathlib import Path
+from typing import Any
 
-from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, leaked, poured, wait_ms
+from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, wait_ms
 from entrepot.limits.reserve import Refusal, State, StoreBusy, Want, state_of
 
 SLOTS = 1 << 18
@@ -28,21 +30,25 @@ BUSY_S = 0.2
 """So long a call waits for the lock."""
 PATIENT_S = 2.0
 """So long who gives back what a dead process held."""
+REMEMBERED = 1 << 16
+"""Places of keys; all are looked for again when there are more."""
 
-_MAGIC = b"entrepot-limits1"
-_HEAD = struct.Struct("<16sQQ")
-_SLOT = struct.Struct("<16sQqQ")  # key, level, at, empty at
-_LEVEL = struct.Struct("<QqQ")
-_CELL = struct.Struct("<Q")
+_MAGIC = b"entrepot-limits2"
+_HEAD = struct.Struct("=16sQQ")
 _PAGE = 4096
+_WORD = 8
+_FORM = "=16sQQQ"
+"""A slot: its key; when its limit is whole; the instant of the level; the level; cells reserved; cells used."""
+_EMPTY, _AT, _LEVEL, _CELLS = 2, 3, 4, 5
 _RELEASED_AT_ONCE = 1_024
+_PAUSE_S = 0.000_1
 
 
 class Table:
     """`number` is this process's cell, below `processes`. All openers give the same `processes` and `slots`.
 
     A slot has two cells for each process: what it has reserved, and, of a limit with a window, what it has used in it:
-    so a process that comes back can put its own part right, and nobody else's.
+    so a process that comes back can put its own part right, and nobody else's. Of one thread.
     """
 
     degraded = False
@@ -50,45 +56,61 @@ class Table:
 
     def __init__(self, path: Path, number: int, processes: int, slots: int = SLOTS) -> None:
         """Made if it is not there or of another form; it holds nothing that must survive the machine."""
-        self._cell = _SLOT.size + number * _CELL.size
-        self._cells = struct.Struct(f"<{processes}Q")
-        self._width = _SLOT.size + 2 * self._cells.size
-        self._used = self._cell + self._cells.size
+        self._number = number
+        self._processes = processes
         self._slots = slots
+        self._width = (_CELLS + 2 * processes) * _WORD
+        self._row = struct.Struct(f"{_FORM}{processes}Q").unpack_from
+        self._places: dict[bytes, _Place] = {}
+        self._met: list[_Place] = []
+        self._told: Sequence[Want] | None = None
+        self._told_ms = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         size = _PAGE + slots * self._width
         head = _HEAD.pack(_MAGIC, processes, slots)
-        with self._locked():
+        self._lock(BUSY_S)
+        try:
             if os.fstat(self._fd).st_size != size or os.pread(self._fd, len(head), 0) != head:
                 os.ftruncate(self._fd, 0)
                 os.ftruncate(self._fd, size)  # sparse: only the pages of limits in use take memory
                 os.pwrite(self._fd, head, 0)
+        finally:
+            flock(self._fd, LOCK_UN)
         self._map = mmap.mmap(self._fd, size)
-        self._places: dict[bytes, int] = {}
+        self._words = memoryview(self._map).cast("Q")
 
     async def end(self) -> None:
         self.close()
 
     def close(self) -> None:
+        self._words.release()
         self._map.close()
         os.close(self._fd)
 
     def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         """Raises StoreBusy; then nothing is reserved."""
-        with self._locked():
-            taken: list[tuple[int, Limit, Level, int]] = []
-            for index, (key, limit, units) in enumerate(wants):
-                place = self._find(key, now_ms)
-                self._renew(place, limit, now_ms)
-                level, reserved = leaked(limit, self._level(place), now_ms), self._reserved(place)
-                if not fits(limit, level.level, reserved, units):
-                    return Refusal(index, wait_ms(limit, level.level, reserved, units, now_ms))
-                if limit.charged:
-                    taken.append((place, limit, poured(limit, level, units, now_ms), 0))
+        self._told = None
+        met: list[_Place] = []
+        self._lock(BUSY_S)
+        try:
+            for index, want in enumerate(wants):
+                held, units = self._now(want, now_ms), want[2]
+                # The common case of `fits`, written out: this runs for every call.
+                if held.level + (held.reserved + units) * held.period_ms > held.capacity:
+                    limit = held.limit
+                    if not fits(limit, held.level, held.reserved, units):
+                        return Refusal(index, wait_ms(limit, held.level, held.reserved, units, now_ms))
+                met.append(held)
+            for held, want in zip(met, wants, strict=True):
+                units = want[2]
+                if held.charged:
+                    self._pour(held, units)
                 else:
-                    taken.append((place, limit, level, units))
-            for place, limit, level, units in taken:
-                self._write(place, limit, level, units)
+                    held.reserved += units
+                    self._words[held.mine] += units
+        finally:
+            flock(self._fd, LOCK_UN)
+        self._met, self._told, self._told_ms = met, wants, now_ms
         return None
 
     async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
@@ -96,128 +118,238 @@ class Table:
 
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
         """Raises StoreBusy; then nothing is settled, and it may be tried again."""
-        with self._locked():
-            for (key, limit, units), real in zip(wants, used, strict=True):
-                if not limit.charged:
-                    place = self._find(key, now_ms)
-                    self._renew(place, limit, now_ms)
-                    self._write(place, limit, poured(limit, self._level(place), real, now_ms), -units)
-                    if limit.window_ms:
-                        (mine,) = _CELL.unpack_from(self._map, place + self._used)
-                        _CELL.pack_into(self._map, place + self._used, mine + real)
+        self._told = None
+        self._lock(BUSY_S)
+        try:
+            for want, real in zip(wants, used, strict=True):
+                held = self._now(want, now_ms)
+                if not held.charged:
+                    if real:
+                        self._pour(held, real)
+                    left = self._words[held.mine] - want[2]
+                    self._words[held.mine] = left if left > 0 else 0
+        finally:
+            flock(self._fd, LOCK_UN)
 
     def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
-        with self._locked(PATIENT_S):
-            place = self._find(key, now_ms)
-            self._renew(place, limit, now_ms)
-            (mine,) = _CELL.unpack_from(self._map, place + self._used)
-            level = self._level(place).level + (units - mine) * limit.period_ms
-            self._write(place, limit, Level(max(0, level), now_ms), 0)
-            _CELL.pack_into(self._map, place + self._used, units)
-            return int(mine)
+        self._told = None
+        self._lock(PATIENT_S)
+        try:
+            held = self._now(Want(key, limit, 0), now_ms)
+            if held.stale:
+                self._renew(held)
+            before = self._words[held.used]
+            self._words[held.used] = units
+            first = held.used - self._number
+            held.level = sum(self._words[first : first + self._processes]) * held.period_ms
+            self._pour(held, 0)
+            return before
+        finally:
+            flock(self._fd, LOCK_UN)
+
+    def counted(self, key: bytes, limit: Limit, now_ms: int) -> int:
+        self._told = None
+        self._lock(PATIENT_S)
+        try:
+            held = self._now(Want(key, limit, 0), now_ms)
+            return 0 if held.stale else int(self._words[held.used])
+        finally:
+            flock(self._fd, LOCK_UN)
+
+    async def tell_again(self) -> None:
+        """All others read the same table."""
+
+    def put_right(self) -> tuple[list[str], dict[bytes, tuple[int, int]]]:
+        return [], {}
 
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
-        """Read without the lock: another process may be writing, and a state is only told, never decided by."""
-        found = []
-        for key, limit, _ in wants:
-            place = self._places.get(key)
-            if place is None or self._map[place : place + 16] != key:
-                with self._locked():
-                    place = self._find(key, now_ms)
-            level = leaked(limit, self._level(place), now_ms).level
-            found.append(state_of(limit, level, self._reserved(place), now_ms))
-        return found
+        """After `reserve` of the same wants what that saw; else read without the lock, as it is only told."""
+        if wants is not self._told or now_ms != self._told_ms:
+            return [self._state(want, now_ms) for want in wants]
+        return [state_of(held.limit, held.level, held.reserved, now_ms) for held in self._met]
 
-    def forget(self, now_ms: int) -> None:
-        """A slot whose limit is whole again is free by that."""
+    def forget(self, now_ms: int) -> None:  # noqa: ARG002 - a slot whose limit is whole again is free by that
+        if len(self._places) > REMEMBERED:
+            self._places.clear()
 
     def release(self, number: int) -> None:
         """Empty the cells of a process that has ended: what it had reserved is free again.
 
         The lock is held for some slots at a time. Raises StoreBusy; it may be done again.
         """
+        self._told = None
         step = _RELEASED_AT_ONCE * self._width
         for start in range(_PAGE, len(self._map), step):
-            with self._locked(PATIENT_S):
+            self._lock(PATIENT_S)
+            try:
                 if self._map[start : start + step].strip(b"\0"):
                     for place in range(start, min(start + step, len(self._map)), self._width):
-                        _CELL.pack_into(self._map, place + _SLOT.size + number * _CELL.size, 0)
-
-    @contextmanager
-    def _locked(self, patience_s: float = BUSY_S) -> Iterator[None]:
-        self._lock(patience_s)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1)
+                        self._words[place // _WORD + _CELLS + number] = 0
+            finally:
+                flock(self._fd, LOCK_UN)
 
     def _lock(self, patience_s: float) -> None:
         """Held for microseconds, unless its holder is not scheduled or stopped: then not for long, and StoreBusy."""
-        ends, pause_s = 0.0, 0.0
+        try:
+            flock(self._fd, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            self._wait(patience_s)
+
+    def _wait(self, patience_s: float) -> None:
+        """Tries at the same short pace however long it has waited, so that whoever comes later is not served sooner.
+
+        It sleeps in between, as the holder may need this very processor.
+        """
+        ends = time.monotonic() + patience_s
         while True:
+            time.sleep(_PAUSE_S)
             try:
-                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+                flock(self._fd, LOCK_EX | LOCK_NB)
             except BlockingIOError:
-                now = time.monotonic()
-                ends = ends or now + patience_s
-                if now > ends:
+                if time.monotonic() > ends:
                     raise StoreBusy("the table of limits is locked by a process that does not go on") from None
-                time.sleep(pause_s)  # the holder may wait for this very processor
-                pause_s = min(pause_s + 0.000_02, 0.001)
             else:
                 return
 
-    def _find(self, key: bytes, now_ms: int) -> int:
-        place = self._places.get(key)
-        if place is not None and self._map[place : place + 16] == key:
-            return place
+    def _now(self, want: Want, now_ms: int) -> _Place:
+        """What the table holds, with its level brought to now, under the limit as it is declared now. With the lock."""
+        key = want[0]
+        held = self._places.get(key)
+        if held is None:
+            held = self._find(want, now_ms)
+        row = self._row(self._map, held.place)
+        if row[0] != key:
+            held = self._find(want, now_ms)
+            row = self._row(self._map, held.place)
+        if held.limit is not want[1]:
+            held.adopt(want[1])
+        held.read(row, now_ms)
+        return held
+
+    def _state(self, want: Want, now_ms: int) -> State:
+        key = want[0]
+        held = self._places.get(key)
+        if held is None or self._map[held.place : held.place + len(key)] != key:
+            self._lock(BUSY_S)
+            try:
+                held = self._find(want, now_ms)
+            finally:
+                flock(self._fd, LOCK_UN)
+        if held.limit is not want[1]:
+            held.adopt(want[1])
+        held.read(self._row(self._map, held.place), now_ms)
+        return state_of(held.limit, held.level, held.reserved, now_ms)
+
+    def _pour(self, held: _Place, units: int) -> None:
+        """INVARIANT: the level is stored last. Until then the one before stands at a later instant: it is too high."""
+        if held.stale:
+            self._renew(held)
+        at_ms = held.at_ms
+        held.level = level = held.level + units * held.period_ms
+        if held.amount and not held.windowed:  # the common case of `empty_at_ms`, written out
+            empty_ms = at_ms - (-level // held.amount)
+        else:
+            empty_ms = empty_at_ms(held.limit, Level(level, at_ms))
+        words, word = self._words, held.word
+        words[word + _EMPTY] = empty_ms
+        words[word + _AT] = at_ms
+        words[word + _LEVEL] = level
+        if held.windowed:
+            words[held.used] += units
+
+    def _renew(self, held: _Place) -> None:
+        """In a new window nobody has used anything. The level goes last: until then the window is known to be over."""
+        held.stale = False
+        first = held.used - self._number
+        for cell in range(first, first + self._processes):
+            self._words[cell] = 0
+        self._words[held.word + _LEVEL] = 0
+
+    def _find(self, want: Want, now_ms: int) -> _Place:
+        """With the lock. Raises StoreBusy where every slot that the key may stand in is in use."""
+        key = want[0]
         first = int.from_bytes(key[:8], "little")
         free = -1
         for way in range(WAYS):
             place = _PAGE + (first + way) % self._slots * self._width
-            there = self._map[place : place + 16]
-            if there == key:
+            row = self._row(self._map, place)
+            if row[0] == key:
                 break
-            if free < 0 and (there == _NO_KEY or self._idle(place, now_ms)):
+            if free < 0 and row[1] <= now_ms and not any(row[4:]):
                 free = place
-            if there == _NO_KEY:
-                place = free
+            if row[0] == _NO_KEY:
+                place = self._new(key, free, now_ms)
                 break
         else:
-            place = free
-        if place < 0:
-            raise StoreBusy("too many limits are in use at once")
-        if self._map[place : place + 16] != key:
-            _SLOT.pack_into(self._map, place, key, 0, now_ms, now_ms)
-            for cells in (_SLOT.size, _SLOT.size + self._cells.size):
-                self._cells.pack_into(self._map, place + cells, *[0] * (self._cells.size // _CELL.size))
-        self._places[key] = place
+            if free < 0:
+                raise StoreBusy("too many limits are in use at once")
+            place = self._new(key, free, now_ms)
+        held = self._places[key] = _Place(place, self._number, self._processes, want[1])
+        return held
+
+    def _new(self, key: bytes, place: int, now_ms: int) -> int:
+        """The key last: until then the slot is that of a limit which is whole."""
+        words, word = self._words, place // _WORD
+        words[word + _LEVEL] = 0
+        words[word + _EMPTY] = words[word + _AT] = now_ms
+        for cell in range(word + _CELLS, word + self._width // _WORD):
+            words[cell] = 0
+        self._map[place : place + len(key)] = key
         return place
 
-    def _renew(self, place: int, limit: Limit, now_ms: int) -> None:
-        """With a new window nobody has used anything."""
-        if limit.window_ms and leaked(limit, self._level(place), now_ms).level < self._level(place).level:
-            _LEVEL.pack_into(self._map, place + 16, 0, now_ms, now_ms)
-            self._cells.pack_into(
-                self._map, place + _SLOT.size + self._cells.size, *[0] * (self._cells.size // _CELL.size)
-            )
 
-    def _idle(self, place: int, now_ms: int) -> bool:
-        empty_ms: int = _SLOT.unpack_from(self._map, place)[3]
-        return empty_ms <= now_ms and not self._reserved(place)
+class _Place:
+    """Where a limit stands, what of it every call looks at, and what the table said of it last."""
 
-    def _level(self, place: int) -> Level:
-        _, level, at_ms, _ = _SLOT.unpack_from(self._map, place)
-        return Level(level, at_ms)
+    __slots__ = (
+        "amount",
+        "at_ms",
+        "capacity",
+        "charged",
+        "level",
+        "limit",
+        "mine",
+        "period_ms",
+        "place",
+        "reserved",
+        "stale",
+        "used",
+        "windowed",
+        "word",
+    )
 
-    def _reserved(self, place: int) -> int:
-        return sum(self._cells.unpack_from(self._map, place + _SLOT.size))
+    def __init__(self, place: int, number: int, processes: int, limit: Limit) -> None:
+        self.place = place
+        self.word = place // _WORD
+        self.mine = self.word + _CELLS + number
+        self.used = self.mine + processes
+        self.level = self.at_ms = self.reserved = 0
+        self.stale = False
+        self.adopt(limit)
 
-    def _write(self, place: int, limit: Limit, held: Level, units: int) -> None:
-        _LEVEL.pack_into(self._map, place + 16, held.level, held.at_ms, empty_at_ms(limit, held))
-        if units:
-            (mine,) = _CELL.unpack_from(self._map, place + self._cell)
-            _CELL.pack_into(self._map, place + self._cell, max(0, mine + units))
+    def adopt(self, limit: Limit) -> None:
+        self.limit = limit
+        self.amount = limit.amount
+        self.period_ms = limit.period_ms
+        self.capacity = limit.capacity
+        self.charged = limit.charged
+        self.windowed = limit.window_ms > 0
+
+    def read(self, row: tuple[Any, ...], now_ms: int) -> None:
+        """A slot's words. `stale`: its window is over, and its cells are of the one before."""
+        since: int = row[2]
+        level: int = row[3]
+        self.stale = False
+        if now_ms > since:
+            if level:
+                if self.windowed:
+                    level = level_at(self.limit, level, since, now_ms)
+                    self.stale = level == 0
+                else:  # the common case of `level_at`, written out
+                    left = level - (now_ms - since) * self.amount
+                    level = left if left > 0 else 0
+            since = now_ms
+        self.level, self.at_ms, self.reserved = level, since, sum(row[4:])
 
 
 _NO_KEY = bytes(16)
