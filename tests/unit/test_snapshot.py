@@ -13,8 +13,9 @@ from entrepot.config import Config
 from entrepot.gateway.admit import judge, refusal
 from entrepot.gateway.call import Occasion
 from entrepot.origin.resolve import Origin
+from entrepot.resources import model as declared
 from entrepot.resources.problems import WorldInvalid
-from entrepot.snapshot import Compiled, Snapshot, publish_files
+from entrepot.snapshot import Compiled, Published, Revision, Snapshot, decode, encode, publish_files
 from harness import BASE_PACK, Account, Upstream, World
 
 SKUS = tuple((sku, "gpt-4o", sku) for sku in ("Standard", "DataZoneStandard", "GlobalStandard"))
@@ -166,3 +167,43 @@ def test_names_and_domains() -> None:
     snapshot = compiled(gateway='data_domain = "models.example.com"\n')
     assert snapshot.data_domain == ".models.example.com"
     assert compiled().data_domain is None
+
+
+def test_a_decoded_world_has_equal_parts_once() -> None:
+    quota = declared.Quota(requests_per_minute=7)
+    given = declared.World(
+        organizations=tuple(
+            declared.Organization(name, name.title(), "JP", "enterprise", limits=quota) for name in ("one", "two")
+        ),
+        subscriptions=tuple(declared.Subscription(f"s-{name}", name, "harbour") for name in ("one", "two")),
+        accounts=tuple(
+            declared.Account(
+                f"account-{name}",
+                f"s-{name}",
+                "rg",
+                "japaneast",
+                "direct",
+                "harbour",
+                declared.Keys("sha256:" + name),
+                limits=quota,
+                deployments=(
+                    declared.Deployment("chat", "gpt-4o", "1"),
+                    declared.Deployment(name, "gpt-4o", "1", capacity=5),
+                ),
+            )
+            for name in ("one", "two")
+        ),
+    )
+    published = Published(Revision(1, 2), given)
+    decoded = decode(encode(published))
+    assert decoded == published
+    assert isinstance(decoded, Published)
+    world = decoded.world
+    (one, two), (first, second) = world.accounts, world.organizations
+    assert one.location is two.location
+    assert one.deployments[0] is two.deployments[0]
+    assert one.deployments[0] is not one.deployments[1]
+    assert one.deployments[0].model is two.deployments[1].model
+    assert one.limits is two.limits is first.limits is second.limits
+    assert one.subscription is world.subscriptions[0].id
+    assert world.subscriptions[1].organization is second.name

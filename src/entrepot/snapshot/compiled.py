@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Error
 from entrepot.identity.tokens import Verifier
 from entrepot.origin.geo import Geo
@@ -125,9 +125,9 @@ class Compiled:
             given.name,
             organization,
             given,
-            self.snapshot.program.principal(organization, given),
+            self._targets.timeline(organization, given),
             egress_networks(given.egress),
-            {deployment.name: self._targets.deployment(deployment, given) for deployment in given.deployments},
+            self._targets.deployments(given),
         )
 
     def _check(self, given: declared.Account) -> None:
@@ -152,7 +152,7 @@ def compile_policy(packs: tuple[declared.PackSource, ...]) -> Program:
 def _frame(published: Published, program: Program, tokens: Verifier | None) -> Snapshot:
     """The snapshot without accounts and keys."""
     world, gateway = published.world, published.world.gateway
-    geo = Geo.open(gateway.geo, time.time_ns() // 1_000_000)
+    geo = Geo.open(gateway.geo, wall_clock_ms())
     return Snapshot(
         published.revision,
         gateway,

@@ -13,7 +13,7 @@ from entrepot.snapshot.published import Issuer
 from entrepot.snapshot.revision import Revision
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One target that a deployment's SKU allows, whether or not the policy will permit it.
 
     `facts` is the policy's `target.*` and `egress.*` as a ledger entry has them. `model` is the JSON string that the
@@ -36,7 +36,7 @@ class Candidate(msgspec.Struct, frozen=True):
         return f"Candidate({self.upstream})"
 
 
-class Deployment(msgspec.Struct, frozen=True):
+class Deployment(msgspec.Struct, frozen=True, gc=False):
     """`candidates` are in the order of priority, then name; `provider` is the first one's. Accounts share them."""
 
     name: str
@@ -46,7 +46,7 @@ class Deployment(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
 
 
-class Account(msgspec.Struct, frozen=True):
+class Account(msgspec.Struct, frozen=True, gc=False):
     """`timeline` holds the policy mask of all that is known of the client; `egress` its attested networks."""
 
     name: str
@@ -57,7 +57,7 @@ class Account(msgspec.Struct, frozen=True):
     deployments: dict[str, Deployment]
 
 
-class Key(msgspec.Struct, frozen=True):
+class Key(msgspec.Struct, frozen=True, gc=False):
     """Which of its account's keys it is: `key1` or `key2`."""
 
     account: Account

@@ -14,6 +14,7 @@ import msgspec
 from entrepot.resources.model import Account, Organization, Subscription, World
 from entrepot.resources.problems import Problem, WorldInvalid
 from entrepot.snapshot.revision import Revision
+from entrepot.snapshot.sharing import Sharing
 
 PIECE = 128
 
@@ -102,11 +103,15 @@ def encode(message: Published | Delta) -> bytes:
 def decode(data: bytes) -> Published | Delta:
     """Raises WorldInvalid for what `encode` did not make. Other threads run meanwhile."""
     try:
-        wire = _decoder.decode(data)
+        wire, sharing = _decoder.decode(data), Sharing()
         clients: dict[str, Any] = {
-            "organizations": _joined(wire.clients.organizations, _organizations.decode),
-            "subscriptions": _joined(wire.clients.subscriptions, _subscriptions.decode),
-            "accounts": _joined(wire.clients.accounts, _accounts.decode),
+            "organizations": _joined(
+                wire.clients.organizations, lambda piece: sharing.organizations(_organizations.decode(piece))
+            ),
+            "subscriptions": _joined(
+                wire.clients.subscriptions, lambda piece: sharing.subscriptions(_subscriptions.decode(piece))
+            ),
+            "accounts": _joined(wire.clients.accounts, lambda piece: sharing.accounts(_accounts.decode(piece))),
         }
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise unfit(

@@ -9,7 +9,7 @@ import msgspec
 from entrepot.errors import Code, Error
 from entrepot.http1.message import render_headers
 from entrepot.ledger.entries import facts
-from entrepot.policy import Program, Target, within_residency
+from entrepot.policy import Program, Target, Timeline, within_residency
 from entrepot.policy.derive import target_facts
 from entrepot.providers.request import Prepared, prepare
 from entrepot.resources import model as declared
@@ -32,6 +32,25 @@ class Targets:
         self._prepared: dict[tuple[str, str], Prepared] = {}
         self._candidates: dict[tuple[str, str, bool], Candidate] = {}
         self._deployments: dict[tuple[str, str, str, str, str, tuple[str, ...]], Deployment] = {}
+        self._named: dict[tuple[tuple[declared.Deployment, ...], str, tuple[str, ...]], dict[str, Deployment]] = {}
+        self._timelines: dict[Timeline, Timeline] = {}
+
+    def timeline(self, organization: declared.Organization, account: declared.Account) -> Timeline:
+        """Of all that is known of the client: the same object for many of them."""
+        if len(self._timelines) >= REMEMBERED:
+            self._timelines.clear()
+        found = self._program.principal(organization, account)
+        return self._timelines.setdefault(found, found)
+
+    def deployments(self, account: declared.Account) -> dict[str, Deployment]:
+        """By name, as `deployment`; not to be written to: accounts share it."""
+        key = (account.deployments, account.location, account.residency)
+        found = self._named.get(key)
+        if found is None:
+            if len(self._named) >= REMEMBERED:
+                self._named.clear()
+            found = self._named[key] = {each.name: self.deployment(each, account) for each in account.deployments}
+        return found
 
     def deployment(self, given: declared.Deployment, account: declared.Account) -> Deployment:
         """Raises WorldInvalid if no upstream can serve it, Error for a credential that cannot be had."""
