@@ -167,6 +167,27 @@ def test_without_the_store_each_admits_its_share_and_there_is_no_burst_when_it_i
     with_stores(server.url, 2, work)
 
 
+def test_a_limit_that_was_used_up_does_not_begin_anew_without_the_store(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        limit = requests_per_minute(60, 60_000)
+        want, taken = [Want(KEY, limit, 1)], 0
+        for store in stores:
+            while await reserve(store, want) is None:
+                taken += 1
+            await asyncio.sleep(0.3)
+        server.kill()
+        await asyncio.sleep(0.3)
+        for store in stores:
+            for _ in range(30):
+                taken += await reserve(store, want) is None
+        assert all(store.degraded for store in stores)
+        took_s = (now() - began) / 1_000
+        assert 60 <= taken <= 60 + took_s + len(stores), "one leaks away in a second"
+
+    began = now()
+    with_stores(server.url, 2, work)
+
+
 def test_what_a_dead_process_held_is_free_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("entrepot.limits.shared.ALIVE_MS", 400)
 

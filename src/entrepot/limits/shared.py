@@ -60,6 +60,7 @@ class _Held:
     """
 
     __slots__ = (
+        "alone_ms",
         "asked_ms",
         "at_ms",
         "fraction",
@@ -85,6 +86,7 @@ class _Held:
         self.limit = limit
         self.lease = self.reserved = self.used = self.fraction = 0
         self.level = self.others = self.at_ms = self.asked_ms = self.refused_until_ms = self.rounds = 0
+        self.alone_ms = 0
         self.total = self.number = self.sent = 0
         self.heard = -1
         self.instead = False
@@ -344,11 +346,21 @@ class Shared:
             part = Limit(
                 max(1, limit.amount // self._processes), limit.period_ms, max(1, limit.burst // self._processes), True
             )
+            if held.alone_ms != self._away_ms:
+                held.alone_ms = self._away_ms
+                self._begin_alone(want.key, held, part, now_ms)
             if self._local.reserve([Want(want.key, part, units)], now_ms) is not None:
                 return False
         held.lease += units
         held.sure = False
         return True
+
+    def _begin_alone(self, key: bytes, held: _Held, part: Limit, now_ms: int) -> None:
+        """With its share of what was taken at last sight: a limit that was used up does not begin anew."""
+        level = leaked(held.limit, Level(held.level, held.at_ms), now_ms).level
+        taken = -(-level // part.period_ms) + held.others + held.lease + held.reserved + held.used
+        here = part.burst - self._local.states([Want(key, part, 0)], now_ms)[0].remaining
+        self._local.restore(key, part, max(here, -(-taken // self._processes)), now_ms)
 
     async def _keep(self) -> None:
         while not self._ended:
