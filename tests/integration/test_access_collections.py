@@ -66,6 +66,10 @@ def test_a_resource_is_created_read_merged_replaced_and_deleted(served: Plane) -
 
     assert admin.put(at, json=SITE, headers={"if-match": told["etag"]}).status_code == 412
     assert admin.put(at, json=SITE, headers={"if-none-match": "*"}).status_code == 412
+    assert admin.put(at, json=SITE, headers={"if-match": '"of-another-kind"'}).status_code == 412
+    for header in ("if-match", "if-none-match"):
+        malformed = admin.put(at, json=SITE, headers={header: '"a'})
+        assert (malformed.status_code, problem(malformed)["code"]) == (400, "InvalidHeaderValue")
     again = admin.put(at, json=merged.json(), headers={"if-match": merged.json()["etag"]})
     assert again.status_code == 200, again.text
     assert again.json()["properties"] == merged.json()["properties"]

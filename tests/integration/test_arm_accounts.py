@@ -195,6 +195,14 @@ def test_etags(tenant: httpx.Client, group: str) -> None:
     etag = tenant.put(path, json=BODY, headers={"if-none-match": "*"}).headers["etag"]
     assert code(tenant.put(path, json=BODY, headers={"if-none-match": "*"})) == (412, "PreconditionFailed")
     assert tenant.get(path, headers={"if-none-match": etag}).status_code == 304
+    for verb, header in (
+        ("GET", "if-none-match"),
+        ("PUT", "if-match"),
+        ("PUT", "if-none-match"),
+        ("DELETE", "if-match"),
+    ):
+        malformed = tenant.request(verb, path, json=BODY if verb == "PUT" else None, headers={header: '"a'})
+        assert code(malformed) == (400, "InvalidHeaderValue")
     assert tenant.put(path, json=BODY, headers={"if-match": etag}).status_code == 200
     assert code(tenant.patch(path, json={}, headers={"if-match": etag})) == (412, "PreconditionFailed")
     assert code(tenant.delete(path, headers={"if-match": etag})) == (412, "PreconditionFailed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from starlette.responses import Response
 
 from entrepot.errors import Code, Detail, Error
 from entrepot.management import http
+from entrepot.management.etags import named
 from entrepot.resources.ids import ACCESS, COLLECTIONS
 from entrepot.storage import Row
 from entrepot.wire import arm
@@ -18,10 +18,6 @@ from entrepot.wire import arm
 COMPUTED: Final = frozenset({"id", "name", "type", "etag", "systemData"})
 _KNOWN: Final = frozenset({*COMPUTED, "properties", "tags", "location"})
 _TAGS: Final = 50
-# Quotes may be missing: some clients take them off.
-_ONE: Final = r'(W/)?("[0-9a-f]{1,64}"|[0-9a-f]{1,64})'
-ETAGS: Final = rf"\*|{_ONE}( ?, ?{_ONE})*"
-_ETAGS: Final = re.compile(ETAGS)
 
 
 def shown(row: Row, properties: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -82,8 +78,8 @@ def invalid(problems: list[Detail]) -> Error:
 
 
 def check_conditions(request: Request, row: Row | None) -> None:
-    """`If-Match` and `If-None-Match` (RFC 9110 §13.1), against the row in the transaction. Raises Error, a 412."""
-    wanted, unwanted = _etags(request, "if-match"), _etags(request, "if-none-match")
+    """`If-Match` and `If-None-Match` (RFC 9110 §13.1), against the row in the transaction. Raises Error, 412 or 400."""
+    wanted, unwanted = named(request, "If-Match"), named(request, "If-None-Match")
     if wanted is not None and (row is None or not wanted & {"*", row.etag}):
         told = "there is no such resource" if row is None else f'it is `"{row.etag}"` now: read it again'
         raise Error(Code.PRECONDITION_FAILED, f"the ETag of `If-Match` does not fit; {told}", name="PreconditionFailed")
@@ -93,16 +89,6 @@ def check_conditions(request: Request, row: Row | None) -> None:
             "the resource exists already, which `If-None-Match` rules out",
             name="PreconditionFailed",
         )
-
-
-def _etags(request: Request, header: str) -> frozenset[str] | None:
-    value = request.headers.get(header)
-    if value is None:
-        return None
-    if not _ETAGS.fullmatch(value.strip()):
-        message = f"`{header}` is no ETag; write `*`, or an ETag as an answer gave it"
-        raise Error(Code.BAD_REQUEST, message, name="InvalidHeaderValue", param=header)
-    return frozenset(each.strip().removeprefix("W/").strip('"') for each in value.split(","))
 
 
 def _whole(value: Any) -> Any:

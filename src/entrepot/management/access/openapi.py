@@ -11,10 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import entrepot
-from entrepot.management import http
+from entrepot.management import etags, http
 from entrepot.management.access import batch, declaring, descriptions, proposals, suspension
 from entrepot.management.access.collections import COLLECTED, ROOT, Collection
-from entrepot.management.access.envelope import ETAGS
 from entrepot.management.access.proposal import GUID
 from entrepot.management.access.schemas import REFERENCE, Schema, text
 
@@ -256,7 +255,7 @@ _CONDITIONS: Final = [
         "name": header,
         "in": "header",
         "description": told,
-        "schema": {"type": "string", "pattern": f"^({ETAGS})$"},
+        "schema": {"type": "string", "pattern": f"^({etags.PATTERN})$"},
     }
     for header, told in (("If-Match", "only if it still is that one"), ("If-None-Match", "only if it is not there"))
 ]

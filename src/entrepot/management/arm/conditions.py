@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from entrepot.errors import Code, Error
+from entrepot.management.etags import named
 from entrepot.management.http import answer
 from entrepot.storage import Row
 
@@ -17,10 +18,10 @@ def etag(row: Row) -> str:
 def if_match(request: Request, held: Row | None) -> str | None:
     """What the store shall still find: the held row's etag where the header names it, `*`, or nothing without a header.
 
-    Raises Error PRECONDITION_FAILED where the header names others only.
+    Raises Error: PRECONDITION_FAILED where the header names others only, BAD_REQUEST where it names none.
     """
-    given = _tags(request, "if-match")
-    if not given:
+    given = named(request, "If-Match")
+    if given is None:
         return None
     if "*" in given and held is not None:
         return "*"
@@ -37,8 +38,8 @@ def if_match(request: Request, held: Row | None) -> str | None:
 
 def if_none_match(request: Request, held: Row | None) -> bool:
     """Whether a PUT must create. Raises Error PRECONDITION_FAILED where it finds what it must not."""
-    given = _tags(request, "if-none-match")
-    if given and held is not None and ("*" in given or held.etag in given):
+    given = named(request, "If-None-Match") or frozenset()
+    if held is not None and ("*" in given or held.etag in given):
         raise Error(
             Code.PRECONDITION_FAILED,
             "The condition 'If-None-Match' evaluated to false: the resource exists already",
@@ -50,13 +51,8 @@ def if_none_match(request: Request, held: Row | None) -> bool:
 
 def read(request: Request, row: Row, value: object) -> Response:
     """A GET's answer: 304 where the client has this version."""
-    given = _tags(request, "if-none-match")
+    given = named(request, "If-None-Match") or frozenset()
     headers = {"etag": etag(row)}
     if "*" in given or row.etag in given:
         return Response(status_code=304, headers=headers)
     return answer(value, headers=headers)
-
-
-def _tags(request: Request, name: str) -> frozenset[str]:
-    given = request.headers.get(name, "")
-    return frozenset(tag.strip().removeprefix("W/").strip('"') for tag in given.split(",") if tag.strip())
