@@ -30,10 +30,11 @@ from changing import (
     until,
     write,
 )
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.ledger import entries
 from entrepot.ledger.read import entries_of, folders_of
-from entrepot.management.changes import digest_of, now_ms
+from entrepot.management.changes import digest_of
 from entrepot.management.control import Control
 from entrepot.management.enrol import enrol, make_token
 from entrepot.management.roles import DEFINITIONS, OPENAI_USER
@@ -334,7 +335,7 @@ def test_soft_deleted_and_recovered(tmp_path: Path) -> None:
     async def work(control: Control, data: Path) -> None:
         before = control.world
         async with control.change(ADMIN, "test/delete") as change:
-            assert len(await change.soft_delete(ACCOUNT, now_ms() + 1_000_000)) == 2
+            assert len(await change.soft_delete(ACCOUNT, wall_clock_ms() + 1_000_000)) == 2
         assert "robotics-ai" not in control.snapshot.accounts
         async with control.change(ADMIN, "test/recover") as change:
             assert len(await change.recover(ACCOUNT)) == 2
@@ -405,7 +406,7 @@ def test_gateways_enrol_once_and_follow(tmp_path: Path) -> None:
             await change.put(change.draft(EDGE, "gateway", body))
             await change.put(change.draft(SETTINGS, "settings", {"properties": {"dataDomain": "models.example"}}))
         token, expires_ms = await make_token(control, ADMIN, "edge-1")
-        assert expires_ms > now_ms()
+        assert expires_ms > wall_clock_ms()
         sealing = private.public_key().public_bytes_raw()
         wrong = token[:-1] + ("0" if token[-1] != "0" else "1")
         with pytest.raises(Error) as caught:

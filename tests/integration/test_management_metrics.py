@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from entrepot.management.changes import now_ms
+from entrepot.clock import wall_clock_ms
 from entrepot.management.metrics import _local
 from entrepot.management.publish import Seen
 from entrepot.snapshot import Revision
@@ -20,7 +20,7 @@ def test_what_a_control_plane_tells_of_itself_and_its_gateways(tmp_path: Path) -
         at = "/providers/Entrepot.Access/gateways/edge-1"
         assert admin.put(at, json={"properties": {"territory": "SE"}}).status_code in {200, 201}
         publisher = made.control.publisher
-        publisher.tell("edge-1", Seen(Revision(1, publisher.revision.n - 1), True, now_ms() - 5_000, ""))
+        publisher.tell("edge-1", Seen(Revision(1, publisher.revision.n - 1), True, wall_clock_ms() - 5_000, ""))
 
         def values() -> dict[str, float]:
             answer = httpx.get(f"{made.url}/metrics")
@@ -35,7 +35,7 @@ def test_what_a_control_plane_tells_of_itself_and_its_gateways(tmp_path: Path) -
         assert 5 <= found['entrepot_gateway_seen_seconds{gateway="edge-1"}'] < 60
         assert found['entrepot_shipping_refused{gateway="edge-1"}'] == 0.0
         assert found['entrepot_control_requests_total{method="PUT",status="201"}'] >= 1
-        publisher.tell("edge-1", Seen(publisher.revision, True, now_ms(), ""))
+        publisher.tell("edge-1", Seen(publisher.revision, True, wall_clock_ms(), ""))
         assert values()['entrepot_gateway_behind_seconds{gateway="edge-1"}'] == 0.0
         answer = httpx.request("TRACE", f"{made.url}/metrics")
         name = f'entrepot_control_requests_total{{method="*other*",status="{answer.status_code}"}}'

@@ -21,9 +21,9 @@ from changing import (
     scale,
     until,
 )
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.ledger.faults import LedgerUnavailable
-from entrepot.management.changes import now_ms
 from entrepot.management.control import Control
 from entrepot.resources.documents import timestamp
 from entrepot.resources.ids import access_id
@@ -132,7 +132,7 @@ def test_a_release_takes_effect_at_its_instant(tmp_path: Path) -> None:
             await put_release(change, strict(), later, enforce=False)
             row = await change.get(EVERYTHING, later)
             assert row is not None
-            body = properties(row, state="scheduled", effectiveAt=timestamp(now_ms() + 1_500))
+            body = properties(row, state="scheduled", effectiveAt=timestamp(wall_clock_ms() + 1_500))
             await change.put(change.draft(later, "policyRelease", body))
         assert control.program.release == before
         await until(lambda: control.program.release != before)
@@ -165,7 +165,7 @@ def test_of_releases_that_are_due_together_the_last_one_stays(tmp_path: Path) ->
         async def states() -> list[str]:
             return [(await row_of(control, each)).body["properties"]["state"] for each in (early, last)]
 
-        at_ms = now_ms()
+        at_ms = wall_clock_ms()
         await schedule(control, strict(), zz_early=at_ms - 60_000, aa_last=at_ms - 30_000)
         await until(lambda: not control._world.releases)
         assert await states() == ["superseded", "inForce"]

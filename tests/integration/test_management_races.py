@@ -11,8 +11,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from entrepot.clock import wall_clock_ms
 from entrepot.management.arm.deleted import RETENTION_MS, purge_due
-from entrepot.management.changes import ITSELF, Change, now_ms
+from entrepot.management.changes import ITSELF, Change
 from entrepot.storage import EVERYTHING
 from planes import NORTH, Plane, plane
 
@@ -115,7 +116,7 @@ def test_what_was_deleted_anew_is_not_purged_for_the_time_before(up: Plane) -> N
         await change.soft_delete(account, change.at_ms + 2 * RETENTION_MS)
 
     def purge() -> httpx.Response:
-        assert up.run(purge_due(up.control, now_ms() + RETENTION_MS + 60_000)) == 1
+        assert up.run(purge_due(up.control, wall_clock_ms() + RETENTION_MS + 60_000)) == 1
         return tenant.get(f"{S}/providers/Microsoft.CognitiveServices/deletedAccounts")
 
     names = {each["name"] for each in crossed(up, again, purge).json()["value"]}

@@ -93,7 +93,7 @@ CALL = ["--account", "meridian-ai", "--deployment", "chat"]
 @pytest.fixture(autouse=True)
 def today(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reviews fall due: the tests stay at 1 December 2026."""
-    monkeypatch.setattr("entrepot.cli.policy._now_ms", lambda: 1_796_083_200_000)
+    monkeypatch.setattr("entrepot.cli.policy.wall_clock_ms", lambda: 1_796_083_200_000)
 
 
 @pytest.fixture

@@ -44,7 +44,8 @@ def add(text: str) -> None:
 
 def test_the_transcript_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("entrepot.cli.policy._now_ms", lambda: 1_796_083_200_000)  # 1 December 2026, before any review
+    # 1 December 2026, before any review.
+    monkeypatch.setattr("entrepot.cli.policy.wall_clock_ms", lambda: 1_796_083_200_000)
     for folder in ("drafts", "world", "new"):
         (tmp_path / folder).mkdir()
     (tmp_path / "world/world.toml").write_text(WORLD.partition("[policy]")[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from msgspec import structs
 from entrepot.cli.remote.connection import fail
 from entrepot.cli.remote.output import print_json, print_table
 from entrepot.cli.world import check_folder
+from entrepot.clock import wall_clock_ms
 from entrepot.config import Config
 from entrepot.gateway.budgets import Declared, basis_of, declared_in, spent_of
 from entrepot.gateway.channel import Reckoned
@@ -94,7 +94,7 @@ def computed(folder: Path, data: Path) -> Reckoning:
 
 
 def _rows(world: World, data: Path, name: str) -> Iterator[Row]:
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_clock_ms()
     keyed, basis = basis_of(world.accounts, world.models)
     prices = Prices(world.models)
     kept, anew = (Spending(data, name, prices, keyed, basis, kept=kept) for kept in (True, False))

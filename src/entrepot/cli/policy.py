@@ -6,7 +6,6 @@ Exit status everywhere: 0, 1 for a finding (more than a note) or an invalid worl
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,6 +15,7 @@ import typer
 
 from entrepot.cli.remote import proposing
 from entrepot.cli.replay import replay
+from entrepot.clock import wall_clock_ms
 from entrepot.policy import Pack, PolicyInvalid, parse, shipped, shipped_names
 from entrepot.policy import compile as compile_packs
 from entrepot.policy.analysis.announced import announced
@@ -77,7 +77,7 @@ def check(
     Exit status: 1 with an error, a warning or a list that has drifted. Notes and rules to come are told only.
     """
     packs, world = _load(folder)
-    now_ms = _now_ms()
+    now_ms = wall_clock_ms()
     findings = (*check_packs(packs, iso(now_ms)[:10]), *(unknown_names(packs, world) if world else ()))
     to_come = tuple(announced(packs, world, now_ms)) if world else ()
     drifted = _drift(packs, against, now_ms) if against else []
@@ -367,7 +367,7 @@ def _question(origin: str, network: str, attested: bool, at: str, operation: str
         _fail(f"`{network}` is no class of network; use one of {', '.join(FACTS['origin.network'].values)}, unknown")
     if operation not in OPERATIONS:
         _fail(f"`{operation}` is no operation; use one of {', '.join(OPERATIONS)}")
-    return Question(_instant(at) if at else _now_ms(), territory, network, attested, operation)
+    return Question(_instant(at) if at else wall_clock_ms(), territory, network, attested, operation)
 
 
 def _instant(text: str) -> int:
@@ -380,10 +380,6 @@ def _instant(text: str) -> int:
 def _fail(message: str) -> NoReturn:
     print(message, file=sys.stderr)
     raise typer.Exit(2)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _timed(item: msgspec.Struct, only_ms: int | None = None) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.gateway import local, routes
 from entrepot.gateway.access_log import AccessLog, line_of
@@ -28,11 +28,6 @@ from entrepot.snapshot import Snapshot
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire.forms import form_of
 from entrepot.wire.problems import headers_for, render, render_status
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970 in UTC."""
-    return time.time_ns() // 1_000_000
 
 
 class InForce(NamedTuple):

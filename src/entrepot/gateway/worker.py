@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvloop
 
+from entrepot.clock import wall_clock_ms
 from entrepot.config import Config
 from entrepot.errors import Error
 from entrepot.gateway.budgets import Budgets
@@ -34,7 +35,7 @@ from entrepot.gateway.channel import (
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.reckoning import Reckoner
 from entrepot.gateway.retired import Retired
-from entrepot.gateway.serve import Gateway, wall_clock_ms
+from entrepot.gateway.serve import Gateway
 from entrepot.gateway.stores import store_for
 from entrepot.gateway.tls import load_certificate, pair_mark, server_tls
 from entrepot.http1.server import Server
@@ -157,6 +158,8 @@ class Worker:
             await asyncio.sleep(NOTE_S)
             if self._gateway is not None:
                 self._gateway.note()
+            if self._reckoner is not None:
+                self._reckoner.note()
 
     async def _load(self, message: Load, parts: list[bytes]) -> None:
         before = self._compiled

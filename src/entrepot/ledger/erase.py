@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from entrepot.clock import wall_clock_ms
 from entrepot.ledger.entries import Decision, Erased, Erasure, Personal, Refusals, decode, disclose, encode, plain
 from entrepot.ledger.files import Files
 from entrepot.ledger.frames import RECORD, Record, records, settled
@@ -17,7 +18,7 @@ from entrepot.ledger.keys import find_signer
 from entrepot.ledger.log import Batch
 from entrepot.ledger.read import entries_of, folders_of
 from entrepot.ledger.verify import PRIVATE, SEGMENT, read_header
-from entrepot.ledger.writer import open_writer, wall_clock_ms
+from entrepot.ledger.writer import open_writer
 
 # Account, arrival in ms, personal data → whether it goes.
 Choice = Callable[[str, int, Personal], bool]

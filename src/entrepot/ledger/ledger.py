@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
+from entrepot.clock import wall_clock_ms
 from entrepot.ledger.entries import Degraded, Outcome, encode
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.files import Files
@@ -22,7 +23,7 @@ from entrepot.ledger.keys import find_signer
 from entrepot.ledger.log import Batch, Places
 from entrepot.ledger.receipt import receipt_of
 from entrepot.ledger.verify import ADMITTED, OUTCOME
-from entrepot.ledger.writer import Writer, open_writer, wall_clock_ms
+from entrepot.ledger.writer import Writer, open_writer
 
 CHECKPOINT_S = 1.0
 OUTCOME_S = 0.05

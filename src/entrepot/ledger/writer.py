@@ -11,7 +11,6 @@ import fcntl
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from pathlib import Path
 from msgspec import UNSET, UnsetType
 
 from entrepot import __version__
+from entrepot.clock import wall_clock_ms
 from entrepot.ledger import entries
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.files import Files
@@ -44,10 +44,6 @@ from entrepot.ledger.verify import (
 
 LONGEST = 1_000_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(/[A-Za-z0-9][A-Za-z0-9.-]*)*")
-
-
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Writer:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.management import (
     access,
@@ -92,7 +93,7 @@ async def _chores(control: Control) -> None:
     """What time alone makes due: soft-deleted accounts are purged when their days are over."""
     while True:
         try:
-            await purge_due(control, int(time.time() * 1_000))
+            await purge_due(control, wall_clock_ms())
         except Exception:
             log.exception("what was due could not be done; it is tried again")
         await asyncio.sleep(CHORES_S)

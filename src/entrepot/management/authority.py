@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.identity.tokens import Verifier
 from entrepot.management.authorize import Directory, Principal
@@ -179,7 +180,7 @@ class Authority:
         kept = await self._store.secret(
             f"{access_id('principal', principal.name if principal else '-').lower()}/secret"
         )
-        known = matching(kept or b"[]", secret, int(time.time() * 1_000))
+        known = matching(kept or b"[]", secret, wall_clock_ms())
         if principal is None or not known:
             # Counted before the pause: guesses made side by side are seen as many, too.
             self.throttle.failure(client, peer)

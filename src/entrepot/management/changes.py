@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import builtins
-import time
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.ledger import entries
 from entrepot.resources.documents import timestamp
 from entrepot.resources.ids import access_id
 from entrepot.storage import EVERYTHING, Recorded, Row, Tenancy, Transaction
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -52,7 +48,7 @@ class Change:
         self.actor = actor
         self.action = action
         self.noted = dict(noted)
-        self.at_ms = now_ms()
+        self.at_ms = wall_clock_ms()
         self.touched: dict[str, Row | None] = {}
         self.recorded: Recorded | None = None
         self._spelt: dict[str, str] = {}

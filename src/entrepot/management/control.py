@@ -7,18 +7,19 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.ledger import entries
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.ledger import Ledger
-from entrepot.management.changes import ITSELF, Actor, Change, now_ms
+from entrepot.management.changes import ITSELF, Actor, Change
 from entrepot.management.judgement import Asked, Operation, Verdict, Writing, consider, entry_of
 from entrepot.management.outbox import Outbox
 from entrepot.management.publish import Publisher
@@ -164,17 +165,12 @@ class Control:
     @asynccontextmanager
     async def _change(self, actor: Actor, action: str, noted: Mapping[str, str]) -> AsyncIterator[Change]:
         self._refuse_unready()
-        async with self._turn:
+        async with self._turn, AsyncExitStack() as opened:
             self._refuse_unready()
-            opened = self.store.change()
-            transaction = await opened.__aenter__()
-            try:
-                await to_its_end(self._follow(transaction))
-                change = Change(transaction, actor, action, noted)
-                yield change
-            except BaseException as error:
-                await opened.__aexit__(type(error), error, error.__traceback__)
-                raise
+            transaction = await opened.enter_async_context(self.store.change())
+            await to_its_end(self._follow(transaction))
+            change = Change(transaction, actor, action, noted)
+            yield change
             # From here on nobody's going away stops it half-way: a committed change is recorded and published.
             await to_its_end(self._complete(change, transaction, opened))
 
@@ -184,16 +180,11 @@ class Control:
             what = f"nothing can be changed now, since it could not be recorded: {why}"
             raise Error(Code.LEDGER_UNAVAILABLE, what, retry_after_s=1)
 
-    async def _complete(
-        self, change: Change, transaction: Transaction, opened: AbstractAsyncContextManager[Transaction]
-    ) -> None:
+    async def _complete(self, change: Change, transaction: Transaction, opened: AsyncExitStack) -> None:
+        """`opened` holds the transaction: closed here it is committed, and given up if this raises before."""
+        made = await self._prepare(change, transaction) if change.touched else None
         try:
-            made = await self._prepare(change, transaction) if change.touched else None
-        except BaseException as error:
-            await opened.__aexit__(type(error), error, error.__traceback__)
-            raise
-        try:
-            await opened.__aexit__(None, None, None)
+            await opened.aclose()
         except BaseException:
             # A commit of which it is not known whether it happened. Whoever looks next finds out (`_follow`).
             self._behind = self._behind or made is not None
@@ -258,7 +249,7 @@ class Control:
         """The policy that this process decides by: its entry stands before every decision that names it."""
         snapshot = self.snapshot
         packs = tuple(entries.Pack(pack.data, pack.name) for pack in snapshot.packs)
-        release = entries.Release(now_ms(), packs, snapshot.program.release, snapshot.revision.number())
+        release = entries.Release(wall_clock_ms(), packs, snapshot.program.release, snapshot.revision.number())
         self.ledger.outcome(entries.encode(release))
 
     async def _begin(self) -> None:
@@ -317,7 +308,7 @@ class Control:
         if self._behind or Revision(epoch, n) != self.revision:
             async with self._turn:
                 await to_its_end(self._catch_up())
-        due = now_ms()
+        due = wall_clock_ms()
         # By their instants: after an outage several may be due, and the last one is to stay in force.
         for release, at_ms in sorted(self._world.releases.items(), key=lambda each: each[1]):
             if at_ms <= due and self._enforced.get(release, 0) + 60_000 < due:
@@ -370,7 +361,9 @@ class Control:
         snapshot = self.snapshot
         origins, header = snapshot.origins, headers.get(snapshot.origin_header)
         origin = origins.resolve(peer, header, egress_networks(account.egress))
-        asked = Asked(operation, self._owner(account), account, deployment, origin, now_ms(), self._leaves_from())
+        asked = Asked(
+            operation, self._owner(account), account, deployment, origin, wall_clock_ms(), self._leaves_from()
+        )
         considered = consider(asked, snapshot.program, self._world.catalogue)
         permit = any(each.decision.permit for each in considered)
         told = None if permit or not considered else considered[0].decision
@@ -385,7 +378,7 @@ class Control:
             what = "the decision cannot be recorded now, and nothing is decided unrecorded"
             raise Error(Code.LEDGER_UNAVAILABLE, what, retry_after_s=1) from unavailable
         if permit:
-            self.ledger.outcome(entries.encode(entries.Outcome(now_ms(), place)))
+            self.ledger.outcome(entries.encode(entries.Outcome(wall_clock_ms(), place)))
         return Verdict(permit, code, told.reason if told is not None else {}, place, request)
 
     def _leaves_from(self) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
-from entrepot.management.changes import Actor, gateway_id, now_ms
+from entrepot.management.changes import Actor, gateway_id
 from entrepot.management.http import answer, body, control_of, peer_of, route
 from entrepot.management.world import ref
 from entrepot.resources.documents import timestamp
@@ -51,7 +52,7 @@ async def make_token(control: Control, actor: Actor, gateway: str) -> tuple[str,
         if row is None:
             raise Error(Code.NOT_FOUND, f"there is no gateway `{gateway}`", name="ResourceNotFound", param=at)
         token = f"enrol-{row.name}-{secrets.token_hex(24)}-{fingerprint}"
-        kept = Kept(sha256(token.encode()).hexdigest(), now_ms() + LASTS_MS)
+        kept = Kept(sha256(token.encode()).hexdigest(), wall_clock_ms() + LASTS_MS)
         await change.put_secret(ref(at, "enrolment"), msgspec.json.encode(kept))
     return token, kept.expires_ms
 
@@ -109,7 +110,7 @@ def _fits(kept: bytes | None, token: str) -> bool:
     if kept is None:
         return False
     held = msgspec.json.decode(kept, type=Kept)
-    return hmac.compare_digest(held.digest, sha256(token.encode()).hexdigest()) and now_ms() < held.expires_ms
+    return hmac.compare_digest(held.digest, sha256(token.encode()).hexdigest()) and wall_clock_ms() < held.expires_ms
 
 
 def routes() -> list[Route]:

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
-from entrepot.management.changes import now_ms
 from entrepot.management.control import Control
 from entrepot.management.http import control_of, peer_of, route
 from entrepot.projections.follower import Follower
@@ -75,7 +75,7 @@ def _of_gateways(metrics: Metrics, control: Control, refused: dict[str, str]) ->
         metrics.set("entrepot_shipping_refused", name in refused, (name,))
         seen = publisher.seen(name)
         if seen is not None:
-            metrics.set("entrepot_gateway_seen_seconds", (now_ms() - seen.at_ms) / 1_000, (name,))
+            metrics.set("entrepot_gateway_seen_seconds", (wall_clock_ms() - seen.at_ms) / 1_000, (name,))
             metrics.set("entrepot_gateway_ready", seen.ready, (name,))
             metrics.set("entrepot_gateway_behind_seconds", publisher.behind_ms(seen) / 1_000, (name,))
 

@@ -6,7 +6,6 @@ Who gives somebody a secret can act as them. So whoever touches a principal must
 from __future__ import annotations
 
 import re
-import time
 import uuid
 from typing import Any
 
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.management import secret
 from entrepot.management.access.proposal import plain_name
@@ -122,7 +122,7 @@ async def _new_secret(request: Request) -> Response:
     alone = given.get("revokeOthers", False)
     if not isinstance(alone, bool):
         raise _invalid("revokeOthers", "`revokeOthers` is not true or false")
-    made, now_ms = secret.generate(), int(time.time() * 1_000)
+    made, now_ms = secret.generate(), wall_clock_ms()
     ref = f"{row.id.lower()}/secret"
     async with control_of(request).change(asking.actor, _NEW_SECRET) as change:
         await _may_act_as(asking, change, row)

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
-from entrepot.management.changes import now_ms
 from entrepot.management.http import control_of, peer_of, route
 from entrepot.management.touched import Step
 from entrepot.management.world import Gateway, World
@@ -78,12 +78,12 @@ class Publisher:
         if seen.revision == self._revision:
             return 0
         newer = (at_ms for revision, at_ms in self._times if seen.revision is None or revision > seen.revision)
-        return max(0, now_ms() - next(newer, self._times[-1][1]))
+        return max(0, wall_clock_ms() - next(newer, self._times[-1][1]))
 
     def publish(self, step: Step, revision: Revision) -> None:
         """From here on gateways get this; those that wait, at once."""
         self._world, self._revision = step.world, revision
-        self._times.append((revision, now_ms()))
+        self._times.append((revision, wall_clock_ms()))
         if step.delta is None:
             self._deltas.clear()
         else:
@@ -225,7 +225,7 @@ async def _snapshot(request: Request) -> Response:
     control.publisher.admit(name, secret if scheme.lower() == "bearer" else "")
     held = _held(request.headers.get("if-none-match"))
     ready = request.headers.get("x-entrepot-ready", "").lower() == "true"
-    control.publisher.tell(name, Seen(held, ready, now_ms(), peer_of(request)))
+    control.publisher.tell(name, Seen(held, ready, wall_clock_ms(), peer_of(request)))
     sent = await control.publisher.send(name, secret, held, _wait_s(request.query_params.get("wait", "")))
     if sent is None:
         return Response(status_code=304, headers={"etag": f'"{control.publisher.revision}"'})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -12,6 +11,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql import Executable
 
+from entrepot.clock import wall_clock_ms
 from entrepot.storage import facts, queries
 from entrepot.storage.bound import instance_wide
 from entrepot.storage.engine import answered, is_postgresql, open_engine
@@ -24,10 +24,6 @@ from entrepot.storage.transaction import Transaction, unsealed
 from entrepot.storage.writer import Writer, give_back, to_its_end
 
 T = TypeVar("T")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _begin(connection: AsyncConnection, master: MasterKey) -> MasterKey:
@@ -46,7 +42,7 @@ class Store:
         self._now_ms = now_ms
 
     @classmethod
-    async def open(cls, url: str, master: MasterKey, *, now_ms: Callable[[], int] = _now_ms) -> Store:
+    async def open(cls, url: str, master: MasterKey, *, now_ms: Callable[[], int] = wall_clock_ms) -> Store:
         """`sqlite:///PATH` or `postgresql://…`. Makes or migrates the tables.
 
         Raises Error: the database does not answer, its schema is a newer version's, or it is under another master key.

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Detail, Error
-from entrepot.management import changes
 from entrepot.management.access import proposal, releases
 from entrepot.management.access.effects import applied, check_change
 from entrepot.management.access.fitting import fit
@@ -111,7 +111,7 @@ async def prepared(control: Control, who: Caller, proposed: Proposed) -> Prepare
     base, in_force = _etag(rows), control.program
     sources = [PackSource(pack["name"], pack["text"].encode()) for pack in proposed.change["packs"]]
     release, reports = await asyncio.to_thread(
-        _examined, sources, in_force, control.world, ledgers(control.data), changes.now_ms()
+        _examined, sources, in_force, control.world, ledgers(control.data), wall_clock_ms()
     )
     if release == in_force.release:  # also for a later instant: a release is either in force or to come
         raise Error(Code.CONFLICT, f"`{release}` is in force already", name="ReleaseInForce")

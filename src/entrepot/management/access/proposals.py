@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Detail, Error
 from entrepot.management import http
 from entrepot.management.access import envelope, proposal
@@ -17,7 +18,7 @@ from entrepot.management.access.collections import ROOT, refused
 from entrepot.management.access.preparing import prepared, settled
 from entrepot.management.access.proposal import Person, Proposed, Verb
 from entrepot.management.authorize import INSTANCE, PRINCIPALS, Caller, caller, chain_from, may, not_found, require
-from entrepot.management.changes import Change, now_ms
+from entrepot.management.changes import Change
 from entrepot.management.roles import OWNER
 from entrepot.resources.ids import ACCESS, access_id
 from entrepot.storage import EVERYTHING, Row
@@ -42,7 +43,7 @@ def routes() -> list[Route]:
 async def _list(request: Request) -> Response:
     who, control = caller(request), http.control_of(request)
     rows = await control.store.list(who.tenancy, "proposal")
-    at_ms = now_ms()
+    at_ms = wall_clock_ms()
     readable = [row for row in rows if may(who, READ, chain(row))]
     return http.paged(request, readable, lambda row: _brief(shown(row, at_ms)))
 
@@ -50,7 +51,7 @@ async def _list(request: Request) -> Response:
 async def _get(request: Request) -> Response:
     who, control = caller(request), http.control_of(request)
     row = _readable(who, await control.store.get(who.tenancy, _id(request)), _id(request))
-    return envelope.answer(row, shown(row, now_ms()))
+    return envelope.answer(row, shown(row, wall_clock_ms()))
 
 
 def shown(row: Row, at_ms: int) -> dict[str, Any]:
@@ -82,7 +83,7 @@ async def _put(request: Request) -> Response:
     who, control = caller(request), http.control_of(request)
     id = _id(request)  # noqa: A001
     body = envelope.sent(await http.body(request))
-    asked = settled(proposal.read(body["properties"], now_ms()))
+    asked = settled(proposal.read(body["properties"], wall_clock_ms()))
     if (there := await control.store.get(EVERYTHING, id)) is not None:
         return _again(request, who, there, asked)
     ready = await prepared(control, who, asked)
@@ -102,14 +103,14 @@ async def _put(request: Request) -> Response:
             subscription=subject.subscription,
         )
         row = await change.put(draft, if_none_match=True)
-    return envelope.answer(row, shown(row, now_ms()), 201)
+    return envelope.answer(row, shown(row, wall_clock_ms()), 201)
 
 
 def _again(request: Request, who: Caller, before: Row, asked: Proposed) -> Response:
     properties = _readable(who, before, before.id).body["properties"]
     envelope.check_conditions(request, before)
     if properties["proposedBy"]["principal"] == who.actor.principal and proposal.same_request(properties, asked):
-        return envelope.answer(before, shown(before, now_ms()))
+        return envelope.answer(before, shown(before, wall_clock_ms()))
     raise Error(
         Code.CONFLICT,
         "a proposal stays as it was made, so that what is approved is what was seen; propose under a new GUID",
@@ -150,7 +151,7 @@ def _decide(verb: Verb) -> http.Handler:
                 after["subject"],
                 broken["reason"],
             )
-        return envelope.answer(row, shown(row, now_ms()))
+        return envelope.answer(row, shown(row, wall_clock_ms()))
 
     return handle
 

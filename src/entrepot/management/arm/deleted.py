@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from entrepot.clock import wall_clock_ms
 from entrepot.management.arm import longrunning, shapes, texts
 from entrepot.management.arm.where import Where, account_in, subscription_at
 from entrepot.management.changes import ITSELF, Change
@@ -33,7 +32,7 @@ def routes() -> list[Route]:
 async def list_deleted(request: Request) -> Response:
     where = await subscription_at(request)
     rows = await where.control.store.list(where.caller.tenancy, "account", under=where.subscription.id, deleted=True)
-    rows = [row for row in where.visible(f"{COGNITIVE}/deletedAccounts/read", rows) if not _due(row, _now_ms())]
+    rows = [row for row in where.visible(f"{COGNITIVE}/deletedAccounts/read", rows) if not _due(row, wall_clock_ms())]
     return paged(request, rows, lambda row: shapes.deleted_account(row, request.app.state.data_url))
 
 
@@ -69,7 +68,7 @@ async def purge(change: Change, id_: str, until_ms: int | None = None) -> None:
 
 async def purge_due(control: Control, now_ms: int | None = None) -> int:
     """Purge what was deleted 48 h ago or before. How many; safe to call at any time, by several processes too."""
-    at_ms = _now_ms() if now_ms is None else now_ms
+    at_ms = wall_clock_ms() if now_ms is None else now_ms
     due = [row for row in await control.rows.list(EVERYTHING, "account", deleted=True) if _due(row, at_ms)]
     if not due:
         return 0
@@ -91,7 +90,3 @@ async def _deleted(request: Request, action: str) -> tuple[Where, Row]:
 
 def _due(row: Row, now_ms: int) -> bool:
     return row.purge_ms is not None and row.purge_ms <= now_ms
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
