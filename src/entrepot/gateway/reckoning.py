@@ -82,6 +82,7 @@ class Reckoner:
         self._budgets = budgets
         self._settled = settled
         self._clock_ms = clock_ms
+        self._otherwise: dict[bytes, tuple[int, int]] = {}
 
     async def reckon(self, snapshot: Snapshot) -> list[Row]:
         """Compare, and put right. Raises StoreBusy, LedgerUnavailable, ValueError, OSError: then it is not known."""
@@ -102,7 +103,8 @@ class Reckoner:
                 if not part.mark.cancel() and not part.mark.cancelled():
                     part.mark.exception()  # it has been raised once, or another has
         await self._store.tell_again()
-        self._tell_what_was_put_right({each.bound.key: each for each in every})
+        self.note()
+        self._tell_what_was_otherwise({each.bound.key: each for each in every})
         await asyncio.to_thread(self._budgets.keep)
         return rows
 
@@ -140,11 +142,17 @@ class Reckoner:
         self._store.restore(key, limit, max(0, before + drift), now_ms)
         self._note(f"{each.title}: {exact(before)} is {exact(before + drift)} {each.bound.currency}", at_ms, now_ms)
 
-    def _tell_what_was_put_right(self, every: dict[bytes, Declared]) -> None:
+    def note(self) -> None:
+        """What happened to the store since the last time becomes an entry."""
         now_ms = self._clock_ms()
         told, otherwise = self._store.put_right()
-        for problem in told:
-            self._note(problem, now_ms, now_ms)
+        self._otherwise |= otherwise
+        for problem in told:  # the log has it already
+            self._ledger.outcome(encode(Degraded(now_ms, problem, 0, now_ms, "budget")))
+
+    def _tell_what_was_otherwise(self, every: dict[bytes, Declared]) -> None:
+        now_ms = self._clock_ms()
+        otherwise, self._otherwise = self._otherwise, {}
         for key, (before, after) in otherwise.items():
             each = every.get(key)
             if each is not None:
