@@ -148,6 +148,8 @@ class Shared:
         self._otherwise: dict[bytes, tuple[int, int]] = {}
         self._local = Memory()
         self._away_ms = 0
+        self._heard_ms = 0
+        """When the store answered last."""
         self._processes = 1
         self._task: asyncio.Task[None] | None = None
         self._trips: set[asyncio.Task[int | None]] = set()
@@ -419,9 +421,11 @@ class Shared:
         try:
             answer = await self._round(keys=keys, args=arguments)
         except (TimeoutError, RedisError, OSError) as error:
-            self._lost(asks, sent, error)
+            self._undone(asks, sent)
+            if began_ms >= self._heard_ms:  # else it has answered since
+                self._lost(error)
             return None
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._heard_ms = time.time_ns() // 1_000_000
         self.trips += 1
         self._processes = max(1, int(answer[1]))
         self._bear(int(answer[2]))
@@ -485,8 +489,7 @@ class Shared:
             held.sure, held.heard = False, -1
             held.instead = held.instead or told.instead
 
-    def _lost(self, asks: Sequence[_Ask], sent: Sequence[_Sent], error: BaseException) -> None:
-        self._undone(asks, sent)
+    def _lost(self, error: BaseException) -> None:
         if not self._away_ms:
             self._away_ms = time.time_ns() // 1_000_000
             self._problem = f"the store of limits cannot be reached: {type(error).__name__}"
