@@ -41,9 +41,9 @@ from entrepot.limits.shared import Shared
 from entrepot.limits.table import Table
 
 KEY = b"the limit of all"
-TOKENS = 200
+TOKENS = {"even": 200, "skewed": 200, "edge": 1_000}
+"""Of a call: so many that few processors can make the calls of a burst in time."""
 LASTS_S = 0.02
-LOADS = ("even", "skewed", "edge")
 BURST_S = 1.0
 """Of a run shorter than twenty such a twentieth."""
 EXACT = 1.001
@@ -122,19 +122,16 @@ def arrivals(given: dict[str, Any], chosen: argparse.Namespace) -> list[float]:
 class Offering:
     """One process's calls."""
 
-    def __init__(self, store: Store, chosen: argparse.Namespace) -> None:
+    def __init__(self, store: Store, tokens: int, chosen: argparse.Namespace) -> None:
         self._store = store
-        self._want = [Want(KEY, tokens_per_minute(chosen.limit, chosen.window_ms), TOKENS)]
+        self._want = [Want(KEY, tokens_per_minute(chosen.limit, chosen.window_ms), tokens)]
         self._under_way: set[asyncio.Task[None]] = set()
         self.admitted_ms: list[int] = []
         self.calls = 0
-        self.busy = 0
 
     async def run(self, times: Sequence[float], began: float, ends: float) -> None:
         for at in times:
-            due = began + at
-            if (wait_s := due - time.monotonic()) > 0:
-                await asyncio.sleep(wait_s)
+            await asyncio.sleep(max(0.0, began + at - time.monotonic()))
             if time.monotonic() > ends:
                 break
             self.calls += 1
@@ -149,8 +146,8 @@ class Offering:
                 self._begin(self._last(now_ms))
         except Short:
             self._begin(self._ask(now_ms))
-        except StoreBusy:
-            self.busy += 1
+        except StoreBusy:  # a call that is not admitted
+            return
 
     def _begin(self, what: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(what)
@@ -166,7 +163,7 @@ class Offering:
         while True:
             await asyncio.sleep(LASTS_S)
             try:
-                return self._store.settle(self._want, [TOKENS], time.time_ns() // 1_000_000)
+                return self._store.settle(self._want, [self._want[0].units], time.time_ns() // 1_000_000)
             except StoreBusy:  # then later, as in the gateway
                 continue
 
@@ -174,11 +171,11 @@ class Offering:
 async def work(given: dict[str, Any], chosen: argparse.Namespace) -> None:
     number, times = given["number"], arrivals(given, chosen)
     store = await opened(given["store"], given["place"], number, given["processes"])
-    offering = Offering(store, chosen)
+    offering = Offering(store, TOKENS[given["load"]], chosen)
     print("ready", flush=True)
     began = float(await asyncio.to_thread(sys.stdin.readline))
     await offering.run(times, began, began + chosen.seconds)
-    told = {"calls": offering.calls, "busy": offering.busy, "trips": getattr(store, "trips", 0)}
+    told = {"calls": offering.calls, "trips": getattr(store, "trips", 0)}
     print(json.dumps({**told, "admitted_ms": sorted(offering.admitted_ms)}), flush=True)
     await store.end()
 
@@ -227,7 +224,7 @@ def offered(row: Row, place: str, delay_s: float, chosen: argparse.Namespace) ->
     parts = [1 / row.processes] * row.processes
     if row.load == "skewed":
         parts = [0.5, *[0.5 / (row.processes - 1)] * (row.processes - 1)]
-    calls_s, commands = chosen.offered * chosen.limit / 60 / TOKENS, []
+    calls_s, commands = chosen.offered * chosen.limit / 60 / TOKENS[row.load], []
     for number, part in enumerate(parts):
         given = {**row._asdict(), "number": number, "place": place, "calls_s": calls_s * part}
         passed = ["--seconds", str(chosen.seconds), "--limit", str(chosen.limit), "--window-ms", str(chosen.window_ms)]
@@ -255,18 +252,18 @@ def run_together(commands: Sequence[list[str]], delay_s: float = 0.0) -> tuple[f
 
 def judged(row: Row, began_ms: float, told: Sequence[dict[str, Any]], chosen: argparse.Namespace) -> Found:
     times = sorted(at for each in told for at in each["admitted_ms"])
-    admitted, calls = len(times) * TOKENS, sum(each["calls"] for each in told)
+    tokens, calls = TOKENS[row.load], sum(each["calls"] for each in told)
     by_ms, burst = chosen.limit / 60_000, chosen.limit * chosen.window_ms / 60_000
     level, fullest, last = 0.0, 0.0, 0
     for at in times:  # a bucket without any limit
-        level = max(0.0, level - (at - last) * by_ms) + TOKENS
+        level = max(0.0, level - (at - last) * by_ms) + tokens
         fullest, last = max(fullest, level), at
     half_ms = chosen.seconds * 500
-    later = sum(TOKENS for at in times if at >= began_ms + half_ms)
+    later = sum(tokens for at in times if at >= began_ms + half_ms)
     return Found(
         row,
-        calls * TOKENS,
-        admitted,
+        calls * tokens,
+        len(times) * tokens,
         burst + chosen.limit * chosen.seconds / 60,
         fullest / burst,
         later / (half_ms * by_ms),
@@ -280,7 +277,7 @@ def rows(chosen: argparse.Namespace) -> list[Row]:
         Row(store, processes, load)
         for store in chosen.stores.split(",")
         for processes in map(int, chosen.processes.split(","))
-        for load in LOADS
+        for load in TOKENS
         if (store != "memory" or processes == 1) and (load != "skewed" or processes > 1)
     ]
 
@@ -401,7 +398,7 @@ def main() -> None:
         return
     print(
         f"{chosen.limit:,} tokens a minute, a burst of {chosen.window_ms / 1_000:g} s, {chosen.offered:g} times "
-        f"offered in calls of {TOKENS}, {chosen.seconds:g} s; {min(chosen.at_once, len(rows(chosen)))} rows at once"
+        f"offered, {chosen.seconds:g} s; {min(chosen.at_once, len(rows(chosen)))} rows at once"
     )
     problems = [f"{'/'.join(map(str, each.row))}: {each.problem}" for each in accuracy(chosen) if each.problem]
     if not chosen.no_cost:
