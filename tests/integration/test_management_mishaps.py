@@ -43,6 +43,38 @@ def test_nothing_is_decided_unrecorded(tmp_path: Path) -> None:
     over(work, tmp_path)
 
 
+def test_a_batch_happens_only_with_its_decisions_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(control: Control, data: Path) -> None:
+        account = await control.declared_account(ACCOUNT)
+        decide, recorded = control.ledger.decide, []
+
+        async def batch(number: int) -> None:
+            async with control.shared(ADMIN, "batch"):
+                verdict = await control.judge("deploy", "127.0.0.1", {}, account, account.deployments[0], actor=ADMIN)
+                assert verdict.permit
+                recorded.append(("asked", number))
+                await scale(control, number)
+
+        async def slow(entry: bytes, private: bytes | None) -> Any:
+            await asyncio.sleep(0.05)
+            recorded.append(("written", entry[:12]))
+            return await decide(entry, private)
+
+        async def fail(entry: bytes, private: bytes | None) -> Any:
+            raise LedgerUnavailable("the disk is full")
+
+        monkeypatch.setattr(control.ledger, "decide", fail)
+        error = await refused(control, batch(21))
+        assert error.code is Code.LEDGER_UNAVAILABLE
+        monkeypatch.setattr(control.ledger, "decide", slow)
+        await batch(22)
+        assert [what for what, _ in recorded] == ["asked", "asked", "written", "written"]
+        assert recorded[-1][1].startswith(b'{"change"')
+        assert capacity_of(control) == 22
+
+    over(work, tmp_path)
+
+
 def test_while_the_ledger_cannot_be_written_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(control: Control, data: Path) -> None:
         control.ledger.problem = "the disk is full"

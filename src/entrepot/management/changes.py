@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -51,6 +52,7 @@ class Change:
         self.at_ms = wall_clock_ms()
         self.touched: dict[str, Row | None] = {}
         self.recorded: Recorded | None = None
+        self.judged: builtins.list[asyncio.Future[str]] = []  # decisions that become durable before it does
         self._spelt: dict[str, str] = {}
         self.transaction = transaction
 

@@ -161,6 +161,10 @@ class Control:
                 yield change
             finally:
                 _SHARED.reset(token)
+                written = await asyncio.gather(*change.judged, return_exceptions=True)
+            for each in written:
+                if isinstance(each, BaseException):
+                    raise each
 
     @asynccontextmanager
     async def _change(self, actor: Actor, action: str, noted: Mapping[str, str]) -> AsyncIterator[Change]:
@@ -353,7 +357,8 @@ class Control:
         *,
         actor: Actor,
     ) -> Verdict:
-        """Whether at least one candidate is permitted. The decision is durable when this returns.
+        """Whether at least one candidate is permitted. The decision is durable when this returns; within a batch, one
+        that permits is so before the batch is committed, and where it stands is not told: many of them share a write.
 
         `headers` have lower-case names. Raises Error LEDGER_UNAVAILABLE when that cannot be had, CONFLICT for an
         account whose subscription has no organization.
@@ -372,14 +377,22 @@ class Control:
         private, commitment = entries.commit(personal)
         request = actor.request or str(uuid.uuid4())
         writing = Writing(snapshot.program.release, snapshot.revision.number(), request, commitment, code)
+        recorded = self._decided(entry_of(asked, considered, writing), private, permit=permit)
+        if permit and (shared := _SHARED.get()) is not None:
+            shared.judged.append(asyncio.ensure_future(recorded))
+            return Verdict(permit, code, {}, "", request)
+        return Verdict(permit, code, told.reason if told is not None else {}, await recorded, request)
+
+    async def _decided(self, entry: bytes, private: bytes, *, permit: bool) -> str:
+        """Where the decision stands, durable."""
         try:
-            place = str(await self.ledger.decide(entry_of(asked, considered, writing), private))
+            place = str(await self.ledger.decide(entry, private))
         except LedgerUnavailable as unavailable:
             what = "the decision cannot be recorded now, and nothing is decided unrecorded"
             raise Error(Code.LEDGER_UNAVAILABLE, what, retry_after_s=1) from unavailable
         if permit:
             self.ledger.outcome(entries.encode(entries.Outcome(wall_clock_ms(), place)))
-        return Verdict(permit, code, told.reason if told is not None else {}, place, request)
+        return place
 
     def _leaves_from(self) -> tuple[str, ...]:
         """The territories of the gateways; before there is one, what the settings say."""
