@@ -12,13 +12,18 @@ from entrepot.errors import Code, Error
 from entrepot.storage import queries
 from entrepot.storage.bound import instance_wide
 from entrepot.storage.master import MasterKey
-from entrepot.storage.queries import SECRETS
+from entrepot.storage.queries import OUTBOX, SECRETS
 from entrepot.storage.tables import meta, secrets
 
 INSTANCE, EPOCH = "instance", "epoch"
 
 # Sealed under the master key, so that a wrong key is found at the start, not when the first secret is asked for.
 _CHECK, _CHECK_KEY, _CHECKED = "master_key_check", "master_key", b"entrepot"
+
+# One statement: each request asks.
+_REVISION = instance_wide(
+    queries.last_number().add_columns(select(meta.c.value).where(meta.c.name == EPOCH).scalar_subquery()), OUTBOX
+)
 
 
 async def begin(connection: AsyncConnection, master: MasterKey) -> MasterKey:
@@ -76,8 +81,8 @@ async def get(connection: AsyncConnection, name: str) -> str:
 
 async def revision(connection: AsyncConnection) -> tuple[int, int]:
     """Epoch, and the number of the last change."""
-    epoch = int(await get(connection, EPOCH))
-    return epoch, int((await connection.execute(queries.last_number())).scalar_one())
+    last, epoch = (await connection.execute(_REVISION)).one()
+    return int(epoch), int(last)
 
 
 async def put(connection: AsyncConnection, name: str, value: str, *, new: bool = False) -> None:
