@@ -9,6 +9,7 @@ from entrepot.gateway.journal import Journal
 from entrepot.gateway.limiting import Limiting
 from entrepot.gateway.routes import Route
 from entrepot.gateway.upstreams import now_s
+from entrepot.limits.reserve import Short
 from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision, Program
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
@@ -47,7 +48,10 @@ async def admit(call: Call, route: Route, journal: Journal | None, limits: Limit
     occasion = Occasion(call.at_ms, origin, route.operation)
     decisions = judge(call.snapshot.program, account, deployment, occasion)
     permitted = tuple(c for c, decision in zip(deployment.candidates, decisions, strict=True) if decision.permit)
-    refused = await (limits.reserve(call) if permitted else limits.count(call))
+    try:
+        refused = limits.reserve(call, permitted=bool(permitted))
+    except Short:
+        refused = await limits.reserve_there(call, permitted=bool(permitted))
     if not permitted and refused is None:
         refused = refusal(account, decisions)
     call.judged_s = now_s()

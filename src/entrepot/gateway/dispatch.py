@@ -88,7 +88,7 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
         head = candidate.head + trace_head(call.exchange.request.headers)
         response = await line.pool.send("POST", target, head, body.encode(call.fields))
         begun.append(response)
-        answer = await answered(candidate, response)
+        answer = at_once(candidate, response) or await answered(candidate, response)
         result = "answered"
     except Fault:
         result = "failed"
@@ -101,21 +101,34 @@ async def attempt(call: Call, candidate: Candidate, line: Line) -> Answer:
     return answer
 
 
+def at_once(candidate: Candidate, response: Response) -> Answer | None:
+    """An answer that came whole with its head, as short ones do. Raises Fault."""
+    body = None if is_stream(response) else response.whole(ANSWER_BYTES)
+    return None if body is None else Answer(candidate, response, sensible(response, body))
+
+
 async def answered(candidate: Candidate, response: Response) -> Answer:
     """The whole answer, or a stream that has begun. Raises Fault, also for a success that is none."""
-    headers = response.headers
-    if headers.get("content-encoding", "identity") != "identity":
+    if not is_stream(response):
+        return Answer(candidate, response, sensible(response, await response.read(ANSWER_BYTES)))
+    if not await response.first():
+        nonsense(response, "an event stream without an event")
+    return Answer(candidate, response, None)
+
+
+def is_stream(response: Response) -> bool:
+    """Raises Fault for what is no use, whatever it is."""
+    if response.headers.get("content-encoding", "identity") != "identity":
         nonsense(response, "it is compressed, although that was not asked for")
-    if response.status == 200 and headers.get("content-type", "").startswith("text/event-stream"):
-        if not await response.first():
-            nonsense(response, "an event stream without an event")
-        return Answer(candidate, response, None)
-    body = await response.read(ANSWER_BYTES)
+    return response.status == 200 and response.headers.get("content-type", "").startswith("text/event-stream")
+
+
+def sensible(response: Response, body: bytes) -> bytes:
     if response.status < 300:
         text = body.strip()
         if not (text.startswith(b"{") and text.endswith(b"}")):
             nonsense(response, "a success without a JSON object, such as a maintenance page")
-    return Answer(candidate, response, body)
+    return body
 
 
 def nonsense(response: Response, what: str) -> NoReturn:

@@ -7,6 +7,7 @@ write, else the model's default. What it did not use is given back at the end.
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,7 +16,7 @@ from entrepot.gateway.bounds import Bound, Bounds, Held, bounds_of
 from entrepot.gateway.call import Call
 from entrepot.ledger.entries import Usage
 from entrepot.limits.rate import window_end_ms, window_of
-from entrepot.limits.reserve import Refusal, Short, State, Store, StoreBusy, Want
+from entrepot.limits.reserve import Refusal, State, Store, StoreBusy, Want
 from entrepot.projections.prices import cost
 from entrepot.resources.model import Price
 from entrepot.snapshot import Snapshot
@@ -32,6 +33,14 @@ EMBEDDED = b";base64,"
 """In a body that has an image or a sound in it, whose bytes are no text."""
 
 
+class Asking(NamedTuple):
+    """What a call wants of its limits, and what it holds if it gets it: None for one that is refused anyway."""
+
+    bounds: Bounds
+    wants: list[Want]
+    held: Held | None
+
+
 class Limiting:
     """Of one worker. `adopt` takes another snapshot; calls in flight settle by what they reserved."""
 
@@ -46,30 +55,26 @@ class Limiting:
     def adopt(self, snapshot: Snapshot) -> None:
         self._snapshot, self._known = snapshot, {}
 
-    async def reserve(self, call: Call) -> Error | None:
-        """Take what the call may use, all of it or nothing; sets `call.held` and `call.limit_head`."""
-        bounds = self._bounds(call)
-        prompt, completion = expected(call, bounds)
-        tokens = prompt + completion
-        wants = [*bounds.fixed, *[Want(each.key, each.limit, tokens) for each in bounds.tokens]]
-        price = None
-        if bounds.budgets:
-            price = bounds.price(call.at_ms)
-            most = [Usage(0, completion, prompt, 0, "estimated")]
-            wants += [Want(each.key, each.limit, worth(each, price, most)) for each in bounds.budgets]
-        refusal, states = await self._reserve(call, wants)
-        if refusal is None:
-            call.held = Held(bounds, wants[bounds.charged :], price, prompt, completion)
-        call.limit_head = head_of(call, bounds, states)
-        if bounds.budgets:
-            call.limit_head += self._soft(call, bounds, states)
-        return None if refusal is None else self._refusal(call, bounds, wants, refusal, states)
+    def reserve(self, call: Call, *, permitted: bool) -> Error | None:
+        """Take what the call may use, all of it or nothing; sets `call.held` and `call.limit_head`.
 
-    async def count(self, call: Call) -> Error | None:
-        """A call that the access policy refuses is a request all the same."""
-        bounds = self._bounds(call)
-        refusal, states = await self._reserve(call, bounds.asked)
-        return None if refusal is None else self._refusal(call, bounds, bounds.asked, refusal, states)
+        A call that the access policy does not permit is a request all the same, and takes nothing else. Raises Short;
+        then `reserve_there` is to be awaited.
+        """
+        asking = self._asking(call, permitted)
+        try:
+            if self._unsettled:
+                self._settle_again(call.at_ms)
+            return self._reserved(call, asking, self._store.reserve(asking.wants, call.at_ms))
+        except StoreBusy as busy:
+            raise not_now() from busy
+
+    async def reserve_there(self, call: Call, *, permitted: bool) -> Error | None:
+        asking = self._asking(call, permitted)
+        try:
+            return self._reserved(call, asking, await self._store.reserve_there(asking.wants, call.at_ms))
+        except StoreBusy as busy:
+            raise not_now() from busy
 
     def settle(self, call: Call, spent: list[Usage], now_ms: int) -> None:
         """Exactly once for each call that holds something. `spent` is the usage of the answer and of all other legs."""
@@ -89,20 +94,34 @@ class Limiting:
                 used.append(worth(each, held.price, spent))
         self._settle(held.wants, used, now_ms)
 
-    async def _reserve(self, call: Call, wants: list[Want]) -> tuple[Refusal | None, list[State]]:
-        store, now_ms = self._store, call.at_ms
-        try:
-            if self._unsettled:
-                self._settle_again(now_ms)
-            try:
-                refusal = store.reserve(wants, now_ms)
-            except Short:
-                refusal = await store.reserve_there(wants, now_ms)
-            if store.degraded:
-                call.degraded = DEGRADED
-            return refusal, store.states(wants, now_ms)
-        except StoreBusy as busy:
-            raise Error(Code.NOT_READY, "limits cannot be counted now", retry_after_s=1) from busy
+    def _asking(self, call: Call, permitted: bool) -> Asking:
+        bounds = self._bounds(call)
+        if not permitted:
+            return Asking(bounds, bounds.asked, None)
+        prompt, completion = expected(call, bounds)
+        tokens = prompt + completion
+        wants = bounds.fixed + [Want(each.key, each.limit, tokens) for each in bounds.tokens]
+        price = None
+        if bounds.budgets:
+            price = bounds.price(call.at_ms)
+            most = [Usage(0, completion, prompt, 0, "estimated")]
+            wants += [Want(each.key, each.limit, worth(each, price, most)) for each in bounds.budgets]
+        return Asking(bounds, wants, Held(bounds, wants[bounds.charged :], price, prompt, completion))
+
+    def _reserved(self, call: Call, asking: Asking, refusal: Refusal | None) -> Error | None:
+        store, (bounds, wants, held) = self._store, asking
+        if store.degraded:
+            call.degraded = DEGRADED
+        if held is not None:
+            if refusal is None:
+                call.held = held
+            states = store.states(wants, call.at_ms)
+            call.limit_head = head_of(call, bounds, states)
+            if bounds.budgets:
+                call.limit_head += self._soft(call, bounds, states)
+        if refusal is None:
+            return None
+        return self._refusal(call, bounds, refusal, wants[refusal.which], store.states(wants, call.at_ms))
 
     def _settle(self, wants: list[Want], used: list[int], now_ms: int) -> None:
         try:
@@ -146,8 +165,8 @@ class Limiting:
             found = self._known[key] = bounds_of(snapshot, account, deployment, call.key_name)
         return found
 
-    def _refusal(self, call: Call, bounds: Bounds, wants: list[Want], refusal: Refusal, states: list[State]) -> Error:
-        bound, want = bounds.all[refusal.which], wants[refusal.which]
+    def _refusal(self, call: Call, bounds: Bounds, refusal: Refusal, want: Want, states: list[State]) -> Error:
+        bound = bounds.all[refusal.which]
         labels = (bound.scope, bound.kind)
         self._refused[labels] = self._refused.get(labels, 0) + 1
         if bound.kind == "budget":
@@ -187,6 +206,10 @@ class Limiting:
                 fields = {"scope": each.scope, "account": call.account.name, "percent": used * 100 // amount}
                 log.warning("a budget is nearly spent", extra={"fields": fields})
         return b"x-entrepot-budget-used: %d%%\r\n" % highest if highest else b""
+
+
+def not_now() -> Error:
+    return Error(Code.NOT_READY, "limits cannot be counted now", retry_after_s=1)
 
 
 def expected(call: Call, bounds: Bounds) -> tuple[int, int]:

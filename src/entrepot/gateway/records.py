@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from hashlib import sha256
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -26,6 +26,8 @@ REMEMBERED = 16_384
 LONGEST_NAME = 256
 ANSWERS = ("application/json", "text/event-stream")
 
+_monotonic: Final = time.monotonic
+
 Part = TypeVar("Part")
 
 
@@ -40,6 +42,7 @@ class Records:
         self._deployments: dict[int, tuple[Deployment, Raw]] = {}
         self._origins: dict[int, tuple[Origin, Raw]] = {}
         self._candidates: dict[tuple[int, int], tuple[Candidate, Decided, Raw]] = {}
+        self._told = b',"release":%b,"request":"' % msgspec.json.encode(self._release), b'","revision":%d}}' % revision
 
     def release(self, at_ms: int) -> bytes:
         """That this snapshot's policy is in force from here on, with its packs' bytes."""
@@ -47,27 +50,39 @@ class Records:
 
     def decision(self, call: Call, origin: Origin, decisions: tuple[Decided, ...], refusal: Error | None) -> bytes:
         """The entry; `call.personal` gets the salt and value that its commitment stands for."""
+        call.personal, commitment = commit(personal(call))
         account, deployment = call.account, call.deployment
         assert account is not None
         assert deployment is not None
-        call.personal, commitment = commit(personal(call))
+        candidates = [
+            self._candidate(candidate, decision)
+            for candidate, decision in zip(deployment.candidates, decisions, strict=True)
+        ]
+        client, named, found = self._client(account, call.at_ms), self._deployment(deployment), self._origin(origin)
+        told = reserved(call)
+        if refusal is None and told is UNSET and len(candidates) == 1:
+            # What `encode` gives for this, the most frequent of entries, in a fraction of the time.
+            return (
+                b'{"decision":{"admitted":true,"at_ms":%d,"candidates":[%b],"client":%b,"commitment":"%b"'
+                b',"deployment":%b,"operation":"%b","origin":%b%b%b%b'
+            ) % (
+                *(call.at_ms, candidates[0], client, commitment.encode(), named, call.operation.encode(), found),
+                *(self._told[0], call.id.encode(), self._told[1]),
+            )
         return encode(
             Decision(
                 admitted=refusal is None,
                 at_ms=call.at_ms,
-                candidates=[
-                    self._candidate(candidate, decision)
-                    for candidate, decision in zip(deployment.candidates, decisions, strict=True)
-                ],
-                client=self._client(account, call.at_ms),
+                candidates=candidates,
+                client=client,
                 code=UNSET if refusal is None else refusal.name,
                 commitment=commitment,
-                deployment=self._deployment(deployment),
+                deployment=named,
                 operation=call.operation,
-                origin=self._origin(origin),
+                origin=found,
                 release=self._release,
                 request=call.id,
-                reserved=reserved(call),
+                reserved=told,
                 revision=self._revision,
             )
         )
@@ -165,7 +180,7 @@ def named(user: str) -> str:
 
 def outcome(call: Call, result: entries.Result, at_ms: int) -> bytes:
     """What became of an admitted call."""
-    now_ms = time.monotonic() * 1_000
+    now_ms = _monotonic() * 1_000
     return encode(
         Outcome(
             at_ms=at_ms,

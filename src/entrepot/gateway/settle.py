@@ -19,6 +19,8 @@ Word = Literal["served", "refused", "failed", "cut", "client_gone"]
 Kind = tuple[str, str, int, str | None, tuple[tuple[str, str], ...]]
 """Operation, outcome, status, error code, and each try's upstream and result: what calls are told apart by."""
 
+_bisect: Final = bisect_left  # compiled, these are no look-ups in a module
+_BUCKETS_S: Final = BUCKETS_S
 STAGES: Final = ("admit", "ledger", "upstream")
 DEPLOYMENTS: Final = 1_000
 """So many deployments have series of their own in a worker."""
@@ -68,14 +70,14 @@ class Books:
         admit, ledger, upstream = self._stages
         took = judged_s - call.started_s  # written out three times: it is done at every call
         admit.seconds += took
-        admit.buckets[bisect_left(BUCKETS_S, took)] += 1
+        admit.buckets[_bisect(_BUCKETS_S, took)] += 1
         took = decided_s - judged_s
         ledger.seconds += took
-        ledger.buckets[bisect_left(BUCKETS_S, took)] += 1
+        ledger.buckets[_bisect(_BUCKETS_S, took)] += 1
         if first_s is not None:
             took = first_s - decided_s
             upstream.seconds += took
-            upstream.buckets[bisect_left(BUCKETS_S, took)] += 1
+            upstream.buckets[_bisect(_BUCKETS_S, took)] += 1
 
     def deployment(self, account: str, deployment: str, result: str) -> None:
         """By deployment, for so many of them; the rest together."""
@@ -129,7 +131,7 @@ def settle(call: Call, books: Books, journal: Journal | None, limits: Limiting, 
         books.stages(call)
         seconds = now_s() - call.started_s
         tally.seconds += seconds
-        tally.buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        tally.buckets[_bisect(_BUCKETS_S, seconds)] += 1
     usage = call.usage
     if usage is not None:
         tally.prompt += usage.prompt

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,7 @@ from entrepot.resources.model import Timeouts
 from entrepot.snapshot import Snapshot
 from entrepot.wire.headers import RELAYED
 
+_monotonic: Final = time.monotonic
 READ = RELAYED | {"content-encoding"}
 
 
@@ -80,4 +82,4 @@ class Upstreams:
 
 def now_s() -> float:
     """The clock of cooldowns and durations: monotonic, not the time of day."""
-    return time.monotonic()
+    return _monotonic()

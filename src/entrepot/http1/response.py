@@ -67,6 +67,13 @@ class Response:
         blocks = self._blocks
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
+    def whole(self, limit: int) -> bytes | None:
+        """The whole body if it has arrived, as that of a short answer does with its head; None: `read` it."""
+        if self._connection is not None or self._failure is not None or self._size > limit:
+            return None
+        blocks = self._blocks
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
     async def first(self) -> bool:
         """Whether the body has anything in it; returns once that is known. Raises Fault if it broke off before that."""
         while (connection := self._connection) is not None and not self._size:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from entrepot.http1.clock import Clock
 from entrepot.http1.connection import LINGER_S, Connection
@@ -34,6 +34,14 @@ _SETTLE_S = 1.0
 """What cancelled handlers get to settle in when a drain is over."""
 
 
+class Observer(Protocol):
+    """Is told of every connection, whether or not a request ever comes over it."""
+
+    def opened(self, connection: Connection) -> None: ...
+
+    def closed(self, connection: Connection) -> None: ...
+
+
 class Server:
     """Serves any number of listening sockets. To be made and used inside a running event loop.
 
@@ -41,13 +49,16 @@ class Server:
     Handlers are driven by `Run`, not by Tasks: see there what that asks of them.
     """
 
-    def __init__(self, handle: Handle, render_error: RenderError, limits: Limits) -> None:
+    def __init__(
+        self, handle: Handle, render_error: RenderError, limits: Limits, observer: Observer | None = None
+    ) -> None:
         self.limits = limits
         self.heads = HeadParser(limits)
         self.loop = asyncio.get_running_loop()
         self.clock = Clock(self.loop)
         self.draining = False
         self._handle = handle
+        self._observer = observer
         self._render_error = render_error
         self._listeners: list[asyncio.Server] = []
         self._open: set[Connection] = set()
@@ -112,9 +123,13 @@ class Server:
 
     def opened(self, connection: Connection) -> None:
         self._open.add(connection)
+        if self._observer is not None:
+            self._observer.opened(connection)
 
     def closed(self, connection: Connection) -> None:
         self._open.discard(connection)
+        if self._observer is not None:
+            self._observer.closed(connection)
         if self.draining:
             self._quiet.set()
 

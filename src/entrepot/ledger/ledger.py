@@ -11,11 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
 from entrepot.clock import wall_clock_ms
+from entrepot.http1.run import Wait
 from entrepot.ledger.entries import Degraded, Outcome, encode
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.files import Files
@@ -46,7 +48,19 @@ class Place(NamedTuple):
         return f"{self.origin}/{self.number}"
 
 
-Waiter = asyncio.Future[Place]
+Mark = asyncio.Future[Place]
+
+
+class _Waiter:
+    """One who waits for a decision to be durable. Woken when `place` or `problem` is set, unless he has `gone`."""
+
+    __slots__ = ("gone", "place", "problem", "wait")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.wait = Wait(loop)
+        self.place: Place | None = None
+        self.problem: str | None = None
+        self.gone = False
 
 
 class _Pending:
@@ -57,11 +71,11 @@ class _Pending:
     def __init__(self) -> None:
         self.entries: list[bytes] = []
         self.privates: list[bytes | None] = []
-        self.waiters: list[Waiter | None] = []
-        self.marks: list[tuple[int, Waiter]] = []
+        self.waiters: list[_Waiter | None] = []
+        self.marks: list[tuple[int, Mark]] = []
         """Each behind so many of the entries."""
 
-    def add(self, entry: bytes, private: bytes | None, waiter: Waiter | None) -> None:
+    def add(self, entry: bytes, private: bytes | None, waiter: _Waiter | None) -> None:
         self.entries.append(entry)
         self.privates.append(private)
         self.waiters.append(waiter)
@@ -138,17 +152,21 @@ class Ledger:
             raise LedgerUnavailable(self.problem)
         loop = self._loop
         assert loop is not None, "the ledger is not started"
-        waiter: Waiter = loop.create_future()
+        waiter = _Waiter(loop)
         self._pending.add(entry, private, waiter)
         self._waiting += 1
         if not self._writing and (not self._called if self._paced is None else self._waiting > self._under_way):
             self._soon()
         try:
-            return await waiter
+            await waiter.wait
         except asyncio.CancelledError:
-            if not waiter.cancel() and not waiter.cancelled() and waiter.exception() is None:
-                self._nobody_waits(entry, waiter.result())
+            waiter.gone = True
+            if waiter.place is not None:
+                self._nobody_waits(entry, waiter.place)
             raise
+        if waiter.place is None:
+            raise LedgerUnavailable(waiter.problem)
+        return waiter.place
 
     async def append(self, entry: bytes) -> Place:
         """Append an entry that somebody waits for and that has no outcome: durable on return.
@@ -168,7 +186,7 @@ class Ledger:
         if not (self._timed or self._writing or self._called):
             self._time()
 
-    def mark(self) -> Waiter:
+    def mark(self) -> Mark:
         """Where the first entry behind all that was given so far will stand, once all of that is durable.
 
         It is taken at once, whenever it is awaited. Raises LedgerUnavailable, also by the future.
@@ -176,14 +194,14 @@ class Ledger:
         if self.problem is not None:
             raise LedgerUnavailable(self.problem)
         assert self._loop is not None, "the ledger is not started"
-        waiter: Waiter = self._loop.create_future()
+        mark: Mark = self._loop.create_future()
         if self._pending.entries:
-            self._pending.marks.append((len(self._pending.entries), waiter))
+            self._pending.marks.append((len(self._pending.entries), mark))
         elif self._under_pen is not None:
-            self._under_pen.marks.append((len(self._under_pen.entries), waiter))
+            self._under_pen.marks.append((len(self._under_pen.entries), mark))
         else:
-            waiter.set_result(Place(self.origin, self._writer.log.size))
-        return waiter
+            mark.set_result(Place(self.origin, self._writer.log.size))
+        return mark
 
     async def close(self) -> None:
         """Write what waits, the `closed` entry and the last checkpoint. Nothing may be given to it any more.
@@ -266,20 +284,22 @@ class Ledger:
         if self.problem is not None:
             log.info("the ledger can be written again", extra={"fields": {"refused": self._refused}})
             self.problem = None
-        for index, waiter in enumerate(batch.waiters, first):
-            if waiter is None:
-                continue
-            place = Place(origin, index)
-            self._under_way += batch.entries[index - first].startswith(ADMITTED)
-            if not waiter.done():
-                waiter.set_result(place)
-            else:
-                self._nobody_waits(batch.entries[index - first], place)
+        waiters = []
+        for entry, waiter, index in zip(batch.entries, batch.waiters, count(first)):
+            if waiter is not None:
+                self._under_way += entry.startswith(ADMITTED)
+                waiter.place = Place(origin, index)
+                if waiter.gone:
+                    self._nobody_waits(entry, waiter.place)
+                waiters.append(waiter)
         for behind, mark in batch.marks:
             if not mark.done():
                 mark.set_result(Place(origin, first + behind))
         if self._pending.entries:
-            self._next(len(batch.waiters) - batch.waiters.count(None))
+            self._next(len(waiters))
+        # The last thing that is done here: who waits goes on within the call, and gives us entries again.
+        for waiter in waiters:
+            waiter.wait.wake()
 
     def _nobody_waits(self, entry: bytes, place: Place) -> None:
         """The caller was cancelled before it learnt where its decision stands, and cannot write the outcome."""
@@ -312,6 +332,7 @@ class Ledger:
         self.problem = f"the ledger cannot be written: {failure}"
         waiting, self._pending = self._pending, _Pending()
         self._waiting = 0
+        refused = []
         for part in (batch, waiting):
             for _, mark in part.marks:
                 if not mark.done():
@@ -320,10 +341,12 @@ class Ledger:
                 if waiter is None:
                     self._pending.add(entry, private, None)
                 else:
-                    self._refused += 1
-                    if not waiter.done():
-                        waiter.set_exception(LedgerUnavailable(self.problem))
+                    waiter.problem = self.problem
+                    refused.append(waiter)
+        self._refused += len(refused)
         self._loop.call_later(RETRY_S, self._try_again)
+        for waiter in refused:
+            waiter.wait.wake()
 
     def _try_again(self) -> None:
         """What was kept, and an entry that says since when and how many were refused, is the trial."""

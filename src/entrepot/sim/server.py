@@ -20,7 +20,7 @@ import uvloop
 from entrepot.errors import Code, Error
 from entrepot.http1.connection import Connection
 from entrepot.http1.message import Headers, Request
-from entrepot.http1.server import Exchange, Handle, Server
+from entrepot.http1.server import Exchange, Server
 from entrepot.resources.model import Limits
 from entrepot.sim.asked import Asked, Place, asked_of, place_of
 from entrepot.sim.counters import Counters
@@ -58,28 +58,28 @@ class _Behaviour:
         self.repeatable = not settings.script and not settings.fail_rate
 
 
-class _Doors(Server):
-    """The engine, with each connection counted and logged, whether or not a request ever comes over it."""
+class _Doors:
+    """Each connection counted and logged, whether or not a request ever comes over it."""
 
-    def __init__(self, handle: Handle, limits: Limits, counters: Counters) -> None:
-        super().__init__(handle, render_status, limits)
+    def __init__(self, counters: Counters) -> None:
         self._counters = counters
+        self._open: set[Connection] = set()
         self._observers: set[Connection] = set()
 
     @property
     def served(self) -> int:
         """Open connections, without those that only look at counters."""
-        return self.connections - len(self._observers)
+        return len(self._open) - len(self._observers)
 
     def opened(self, connection: Connection) -> None:
-        super().opened(connection)
+        self._open.add(connection)
         self._counters.opened += 1
-        log.info("connection opened", extra={"fields": {"number": self._counters.opened, "open": self.connections}})
+        log.info("connection opened", extra={"fields": {"number": self._counters.opened, "open": len(self._open)}})
 
     def closed(self, connection: Connection) -> None:
-        super().closed(connection)
+        self._open.discard(connection)
         self._observers.discard(connection)
-        log.info("connection closed", extra={"fields": {"open": self.connections}})
+        log.info("connection closed", extra={"fields": {"open": len(self._open)}})
 
     def observes(self, connection: Connection) -> None:
         if connection not in self._observers:
@@ -95,7 +95,8 @@ class Sim:
         self.seen: deque[Seen] = deque(maxlen=settings.keep)
         self.base_url = ""
         self._behaviour = _Behaviour(settings)
-        self._server: _Doors | None = None
+        self._server: Server | None = None
+        self._doors = _Doors(self.counters)
 
     def use(self, settings: Settings) -> None:
         """Answer by other settings from the next request on. Limits of the listener stay."""
@@ -104,7 +105,7 @@ class Sim:
     @property
     def connections(self) -> int:
         """Open now, without those that only look at counters."""
-        return 0 if self._server is None else self._server.served
+        return self._doors.served
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> str:
         """Listen; returns the base URL, without `/v1`. Raises OSError when the address cannot be had."""
@@ -112,7 +113,7 @@ class Sim:
         sock.setblocking(False)
         port = sock.getsockname()[1]
         limits = Limits(idle_s=self._behaviour.settings.idle_s, write_stall_s=3_600.0)
-        self._server = _Doors(self._serve, limits, self.counters)
+        self._server = Server(self._serve, render_status, limits, self._doors)
         await self._server.start(sock, tls)
         shown = f"[{host}]" if ":" in host else host
         self.base_url = f"{'http' if tls is None else 'https'}://{shown}:{port}"
@@ -170,8 +171,8 @@ class Sim:
     def _observe(self, exchange: Exchange) -> None:
         request = exchange.request
         connection = connection_of(exchange)
-        if self._server is not None and connection is not None:
-            self._server.observes(connection)
+        if connection is not None:
+            self._doors.observes(connection)
         if (request.method, request.path) == ("GET", "/sim/counters"):
             exchange.respond(200, _JSON, msgspec.json.encode({**self.counters.as_json(), "open": self.connections}))
         elif (request.method, request.path) == ("GET", "/sim/requests"):
