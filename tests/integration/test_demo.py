@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DEMO = (sys.executable, "-m", "entrepot", "demo", "--port", "0", "--management-port", "0")
 REFUSED = "refused    li-lei-ai/assistant: CannotDeployDueToLocalRegulations"
 
 
+@pytest.mark.timeout(300)
 def test_the_walk(tmp_path: Path) -> None:
     done = subprocess.run(
         [*DEMO, "--once"],
@@ -19,7 +22,7 @@ def test_the_walk(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=100,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -39,6 +42,7 @@ def test_the_walk(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.timeout(300)
 def test_it_keeps_running_until_it_is_told_to_end_and_leaves_nothing_but_its_folder(tmp_path: Path) -> None:
     data = tmp_path / "kept"
     process = subprocess.Popen([*DEMO, "--data", str(data)], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
@@ -47,14 +51,14 @@ def test_it_keeps_running_until_it_is_told_to_end_and_leaves_nothing_but_its_fol
     while "Ctrl-C ends everything" not in shown and (line := process.stdout.readline()):
         shown += line
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0, shown + rest
     log = (data / "serve.log").read_text()
     assert "Traceback" not in log
     assert '"level":"error"' not in log
     assert (data / "data" / "control.db").exists()
     assert _processes_of(data) == []
-    again = subprocess.run([*DEMO, "--data", str(data)], capture_output=True, text=True, timeout=60, check=False)
+    again = subprocess.run([*DEMO, "--data", str(data)], capture_output=True, text=True, timeout=120, check=False)
     assert again.returncode == 1
     assert "is not empty" in again.stderr
 

@@ -191,10 +191,13 @@ def test_refusals_past_the_key_s_limit_are_counted_together(fleet: Fleet, tmp_pa
 
 def test_a_stock_client_waits_as_it_is_told_and_succeeds(house: House) -> None:
     client = openai.OpenAI(base_url=f"{house.gateway.url}/v1", api_key=house.key("stock"), max_retries=2)
-    before = house.gateway.metric('entrepot_calls_total{operation="chat",outcome="refused",status="429"}')
-    for _ in range(11):
+    series = 'entrepot_calls_total{operation="chat",outcome="refused",status="429"}'
+    before = after = house.gateway.metric(series)
+    for _ in range(100):  # 11 where calls take no time: they are forgotten at one a second
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hello"}], max_tokens=1)
-    after = house.gateway.metric('entrepot_calls_total{operation="chat",outcome="refused",status="429"}')
+        after = house.gateway.metric(series)
+        if after > before:
+            break
     assert 1 <= after - before <= 2, "it came again when it was told to, not before"
     client.close()
 
@@ -277,7 +280,7 @@ def test_two_gateways_share_limits_and_go_on_alone_while_the_store_is_away(fleet
             problem = until(lambda: two.readiness()["limits_problem"], "it is known here too")
             assert problem.startswith("the store of limits cannot be reached: ")
             until(lambda: status(two, money) == 503, "budgets wait for the store", 5)
-            assert status(one) == 200, "a share of the limit is admitted"
+            until(lambda: status(one) == 200, "a share of what leaks away is admitted")
             assert one.metric("entrepot_limits_shared") == 0
             store.start()
             until(lambda: one.readiness()["limits_problem"] is None, "it is back")
