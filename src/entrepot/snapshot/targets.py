@@ -33,14 +33,14 @@ class Targets:
         self._candidates: dict[tuple[str, str, bool], Candidate] = {}
         self._deployments: dict[tuple[str, str, str, str, str, tuple[str, ...]], Deployment] = {}
         self._named: dict[tuple[tuple[declared.Deployment, ...], str, tuple[str, ...]], dict[str, Deployment]] = {}
-        self._timelines: dict[Timeline, Timeline] = {}
+        self._timelines: dict[tuple[tuple[int, ...], tuple[int, ...]], Timeline] = {}
 
     def timeline(self, organization: declared.Organization, account: declared.Account) -> Timeline:
         """Of all that is known of the client: the same object for many of them."""
         if len(self._timelines) >= REMEMBERED:
             self._timelines.clear()
         found = self._program.principal(organization, account)
-        return self._timelines.setdefault(found, found)
+        return self._timelines.setdefault((found.cuts, found.masks), found)  # compiled, a struct has no hash
 
     def deployments(self, account: declared.Account) -> dict[str, Deployment]:
         """By name, as `deployment`; not to be written to: accounts share it."""
