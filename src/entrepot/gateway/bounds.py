@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Literal, NamedTuple
 
@@ -38,7 +39,14 @@ class Bounds:
     """All that calls with one key to one deployment meet, the cheapest to mend first: requests, calls, tokens, money.
 
     INVARIANT: `all` is requests, calls in flight, tokens, budgets, in this order; so are a call's wants.
+
+    Thousands are remembered: what can be shared or left out is.
     """
+
+    __slots__ = (
+        *("_model", "_prices", "all", "asked", "budgets", "charged", "default_tokens", "fixed", "flights"),
+        *("most_tokens", "requests", "tokens"),
+    )
 
     def __init__(self, found: list[Bound], model: declared.Model) -> None:
         self.requests = [each for each in found if each.kind == "requests"]
@@ -47,17 +55,17 @@ class Bounds:
         flights = [each for each in found if each.kind == "in_flight"]
         self.all = [*self.requests, *flights, *self.tokens, *self.budgets]
         self.asked = [Want(each.key, each.limit, 1) for each in self.requests]
-        self.fixed = [*self.asked, *(Want(each.key, each.limit, 1) for each in flights)]
+        self.fixed = self.asked + [Want(each.key, each.limit, 1) for each in flights] if flights else self.asked
         self.charged = len(self.asked)
         self.flights = len(flights)
         self.most_tokens = min(each.limit.amount for each in self.tokens)
         self.default_tokens = model.default_output_tokens
         self._model = model
-        self._prices = Prices((model,))
+        self._prices = Prices((model,)) if self.budgets else None
 
     def price(self, at_ms: int) -> declared.Price | None:
-        """The one in force at an instant; None where the model has none then."""
-        return self._prices.at(self._model.name, self._model.version, at_ms)
+        """The one in force at an instant, for budgets; None where the model has none then."""
+        return None if self._prices is None else self._prices.at(self._model.name, self._model.version, at_ms)
 
 
 class Held(NamedTuple):
@@ -84,10 +92,16 @@ def bounds_of(snapshot: Snapshot, account: Account, deployment: Deployment, key_
 
 def _capacity(account: str, given: declared.Deployment, model: declared.Model) -> Iterator[Bound]:
     name = f"{account}/{given.name}"
-    requests = rate.requests_per_minute(rates.requests_per_minute(model, given.capacity))
-    tokens = rate.tokens_per_minute(rates.tokens_per_minute(given.capacity), TOKENS_WINDOW_MS)
+    requests, tokens = _limits(model, given.capacity)
     yield Bound(key_of("deployment", name, "requests"), requests, "requests", "deployment")
     yield Bound(key_of("deployment", name, "tokens"), tokens, "tokens", "deployment")
+
+
+@lru_cache(4096)
+def _limits(model: declared.Model, capacity: int) -> tuple[Limit, Limit]:
+    """Requests and tokens: the same for all deployments of a model and capacity."""
+    requests = rate.requests_per_minute(rates.requests_per_minute(model, capacity))
+    return requests, rate.tokens_per_minute(rates.tokens_per_minute(capacity), TOKENS_WINDOW_MS)
 
 
 def _quota(scope: Scope, name: str, quota: declared.Quota) -> Iterator[Bound]:
