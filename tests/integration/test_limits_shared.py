@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -165,6 +167,30 @@ def test_without_the_store_each_admits_its_share_and_there_is_no_burst_when_it_i
         assert more <= 25, "what was used alone counts"
 
     with_stores(server.url, 2, work)
+
+
+def test_first_calls_at_once_are_granted_nothing_that_the_store_forgets(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        store, ask = stores[0], stores[0]._round
+        trips = itertools.count()
+
+        async def first_is_late(*, keys: list[bytes], args: list[Any]) -> Any:
+            if len(keys) > 2 and next(trips) == 0:
+                await asyncio.sleep(0.2)
+            return await ask(keys=keys, args=args)
+
+        store._round = first_is_late  # type: ignore[assignment]
+        want = [Want(KEY, tokens_per_minute(600_000, 10_000), 1_000)]
+        assert await asyncio.gather(*(reserve(store, want) for _ in range(3))) == [None] * 3
+        store._ended = True
+        assert store._task is not None
+        await store._task
+        with redis.Redis.from_url(server.url) as client:
+            (there,) = client.hvals(b"entrepot:limit:" + KEY.hex().encode())[2:]
+        held = store._held[KEY]
+        assert int(there) == held.lease + held.reserved + held.used
+
+    with_stores(server.url, 1, work)
 
 
 def test_a_limit_that_was_used_up_does_not_begin_anew_without_the_store(server: Server) -> None:

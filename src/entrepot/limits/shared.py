@@ -63,6 +63,7 @@ class _Held:
         "alone_ms",
         "asked_ms",
         "at_ms",
+        "first",
         "fraction",
         "heard",
         "instead",
@@ -92,6 +93,11 @@ class _Held:
         self.instead = False
         self.sure = False
         """The store has answered since what it holds of ours was last in doubt."""
+        self.first: asyncio.Task[int | None] | None = None
+
+    def first_trip(self) -> asyncio.Task[int | None] | None:
+        """While it is under way no other may be: it says all that is held, and the store forgets what it had of it."""
+        return self.first if self.first is not None and not self.first.done() else None
 
     @property
     def capacity(self) -> int:
@@ -208,16 +214,16 @@ class Shared:
 
     async def _reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         """Without anything to wait for: another call took what was here while the store was asked for the rest."""
+        first = [trip for want in wants if (trip := self._of(want).first_trip())]
+        if first:
+            await asyncio.wait(first)
+            return self.reserve(wants, now_ms)
         asks = []
         for want in wants:
             held = self._of(want)
             least = max(0, self._units(held, want.units) - max(0, held.lease))
             asks.append(_Ask(want.key, held, least, least + self._lease_of(held) if least else 0))
-        # A task of its own: the client needs one, and whoever asks may go away while the store answers.
-        trip = asyncio.create_task(self._trip(asks))
-        self._trips.add(trip)
-        trip.add_done_callback(self._trips.discard)
-        failed = await asyncio.shield(trip)
+        failed = await asyncio.shield(self._begin(asks))
         if failed is None:  # nobody was there to ask
             return self.reserve(wants, now_ms)
         if failed < 0:
@@ -377,7 +383,7 @@ class Shared:
         now_ms = time.time_ns() // 1_000_000
         asks = []
         for key, held in list(self._held.items()):
-            if held.rounds:
+            if held.rounds or held.first_trip():
                 continue
             idle = give_back or now_ms - held.asked_ms > IDLE_MS
             target = 0 if idle else self._lease_of(held)
@@ -391,13 +397,23 @@ class Shared:
             held.lease -= back
             asks.append(_Ask(key, held, 0, max(0, target - held.lease) if not idle else 0, back))
         for at in range(0, max(1, len(asks)), AT_ONCE):
-            await self._trip(asks[at : at + AT_ONCE])
+            await self._begin(asks[at : at + AT_ONCE])
 
     def _rest(self, key: bytes, held: _Held, now_ms: int) -> None:
         if held.limit.window_ms:
             held.roll(now_ms)
             if held.total or held.fraction:
                 self._resting[key] = held
+
+    def _begin(self, asks: Sequence[_Ask]) -> asyncio.Task[int | None]:
+        """A task of its own: the client needs one, and whoever asks may go away while the store answers."""
+        trip = asyncio.create_task(self._trip(asks))
+        self._trips.add(trip)
+        trip.add_done_callback(self._trips.discard)
+        for each in asks:
+            if not each.held.sure:
+                each.held.first = trip
+        return trip
 
     async def _trip(self, asks: Sequence[_Ask]) -> int | None:
         """The number of the first ask whose least was not to be had, 0 if there is none; None without an answer.
