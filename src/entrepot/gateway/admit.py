@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from entrepot.errors import Code, Error
 from entrepot.gateway.authenticate import authenticate
-from entrepot.gateway.call import Admission, Call, Occasion
+from entrepot.gateway.call import Admission, Call, Occasion, Verdict
 from entrepot.gateway.journal import Journal
 from entrepot.gateway.limiting import Limiting
 from entrepot.gateway.routes import Route
@@ -14,6 +14,8 @@ from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision, Program
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
 from entrepot.wire import body
+
+REMEMBERED = 4_096
 
 
 def read_body(call: Call, route: Route) -> None:
@@ -35,7 +37,7 @@ def find_deployment(call: Call, account: Account, route: Route) -> Deployment:
     return deployment
 
 
-async def admit(call: Call, route: Route, journal: Journal | None, limits: Limiting) -> Admission:
+async def admit(call: Call, route: Route, verdicts: Verdicts, journal: Journal | None, limits: Limiting) -> Admission:
     """Raises Error with the refusal. Every candidate is a decision of its own, all taken at this one instant.
 
     INVARIANT: the decision is durable before this returns, and before a refusal leaves it. What limits reserve for the
@@ -44,32 +46,64 @@ async def admit(call: Call, route: Route, journal: Journal | None, limits: Limit
     account = call.account = authenticate(call, route)
     read_body(call, route)
     deployment = call.deployment = find_deployment(call, account, route)
-    origin = origin_of(call, account)
-    occasion = Occasion(call.at_ms, origin, route.operation)
-    decisions = judge(call.snapshot.program, account, deployment, occasion)
-    permitted = tuple(c for c, decision in zip(deployment.candidates, decisions, strict=True) if decision.permit)
+    verdict = verdicts.on(account, deployment, Occasion(call.at_ms, origin_of(call, account), route.operation))
+    admission = verdict.admission
     try:
-        refused = limits.reserve(call, permitted=bool(permitted))
+        refused = limits.reserve(call, permitted=admission is not None)
     except Short:
-        refused = await limits.reserve_there(call, permitted=bool(permitted))
-    if not permitted and refused is None:
-        refused = refusal(account, decisions)
+        refused = await limits.reserve_there(call, permitted=admission is not None)
+    if admission is None and refused is None:
+        refused = refusal(account, verdict.decisions)
     call.judged_s = now_s()
     if journal is None:
         pass
     elif refused is not None and journal.aggregated.is_past(call):
-        journal.aggregated.add(call, refused, decisions)
+        journal.aggregated.add(call, refused, verdict.decisions)
     else:
-        await journal.decide(call, origin, decisions, refused)
+        await journal.decide(call, verdict, refused)
     call.decided_s = now_s()
     if refused is not None:
         raise refused
-    return Admission(origin, permitted, decisions, announced(call.snapshot, account, permitted, occasion))
+    assert admission is not None, "no call is admitted without a permitted target"
+    return admission
 
 
 def origin_of(call: Call, account: Account) -> Origin:
     snapshot, request = call.snapshot, call.exchange.request
     return snapshot.origins.resolve(request.peer, request.headers.get(snapshot.origin_header), account.egress)
+
+
+class Verdicts:
+    """Of one snapshot. What is the same for many calls is judged once, for as long as nothing in it changes with time.
+
+    INVARIANT: `on` gives what `judge` and `announced` would: the memory only saves the way there.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._known: dict[tuple[int, int, int, str], Verdict] = {}
+
+    def on(self, account: Account, deployment: Deployment, occasion: Occasion) -> Verdict:
+        """`account` and `deployment` are the snapshot's: nothing else gets their ids; a verdict holds its origin."""
+        at_ms = occasion.at_ms
+        key = (id(account), id(deployment), id(occasion.origin), occasion.operation)
+        found = self._known.get(key)
+        if found is not None and found.since_ms <= at_ms < found.until_ms:
+            return found
+        snapshot = self._snapshot
+        decisions = judge(snapshot.program, account, deployment, occasion)
+        permitted = tuple(c for c, decision in zip(deployment.candidates, decisions, strict=True) if decision.permit)
+        admission = None
+        if permitted:
+            refused_from_ms = announced(snapshot, account, permitted, occasion)
+            admission = Admission(occasion.origin, permitted, decisions, refused_from_ms)
+        until_ms = min(account.timeline.at(at_ms)[1], snapshot.program.segment(at_ms)[1] - snapshot.warn_ms)
+        found = Verdict(occasion.origin, decisions, admission, at_ms, until_ms)
+        if until_ms > at_ms:  # else a change is near, and what is told of it changes as well
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[key] = found
+        return found
 
 
 def judge(program: Program, account: Account, deployment: Deployment, occasion: Occasion) -> tuple[Decision, ...]:

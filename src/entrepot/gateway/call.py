@@ -43,6 +43,24 @@ class Admission(msgspec.Struct, frozen=True):
     refused_from_ms: int | None = None
 
 
+class Verdict:
+    """What the policy decides on one account's calls to one deployment from one origin, between two instants.
+
+    `admission` is None where no target is permitted.
+    """
+
+    def __init__(
+        self, origin: Origin, decisions: tuple[Decision, ...], admission: Admission | None, since_ms: int, until_ms: int
+    ) -> None:
+        self.origin = origin
+        self.decisions = decisions
+        self.admission = admission
+        self.since_ms = since_ms
+        self.until_ms = until_ms
+        self.spelled: tuple[bytes, bytes] | None = None
+        """Of the entry of an admitted call: what stands before its commitment, but for its head, and up to its id."""
+
+
 class Call:
     """`at_ms` is its arrival in UTC, `started_s` the same on the monotonic clock. The rest is unset until its step.
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from entrepot.errors import Code, Error
 from entrepot.gateway.aggregated import Aggregated
-from entrepot.gateway.call import Call
+from entrepot.gateway.call import Call, Verdict
 from entrepot.gateway.records import Records, outcome
 from entrepot.ledger.entries import Result
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.ledger import Ledger
-from entrepot.origin.model import Origin
-from entrepot.policy import Decision
 from entrepot.snapshot import Snapshot
 
 
@@ -26,9 +24,9 @@ class Journal:
         """The snapshot's policy is in force from here on: the entry stands before every decision that names it."""
         self._ledger.outcome(self._records.release(at_ms))
 
-    async def decide(self, call: Call, origin: Origin, decisions: tuple[Decision, ...], refusal: Error | None) -> None:
+    async def decide(self, call: Call, verdict: Verdict, refusal: Error | None) -> None:
         """Returns when the decision is durable; raises Error LEDGER_UNAVAILABLE when that cannot be had."""
-        entry = self._records.decision(call, origin, decisions, refusal)
+        entry = self._records.decision(call, verdict, refusal)
         try:
             call.place = await self._ledger.decide(entry, call.personal)
         except LedgerUnavailable as unavailable:

@@ -10,7 +10,7 @@ from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.gateway import local, routes
 from entrepot.gateway.access_log import AccessLog, line_of
-from entrepot.gateway.admit import admit
+from entrepot.gateway.admit import Verdicts, admit
 from entrepot.gateway.aggregated import Aggregated
 from entrepot.gateway.call import NO_OPERATION, Call
 from entrepot.gateway.dispatch import dispatch
@@ -31,9 +31,12 @@ from entrepot.wire.problems import headers_for, render, render_status
 
 
 class InForce(NamedTuple):
-    """What a call begins with and keeps: the snapshot, the ways to its upstreams, and the journal of its calls."""
+    """What a call begins with and keeps: the snapshot, what the policy says by it, the ways to its upstreams, and the
+    journal of its calls.
+    """
 
     snapshot: Snapshot
+    verdicts: Verdicts
     lines: Lines
     journal: Journal | None
 
@@ -72,7 +75,7 @@ class Gateway:
         if snapshot.gateway.access_log != "off" and self._access_log is None:
             self._access_log = AccessLog()
         self._limits.adopt(snapshot)
-        self._in_force = InForce(snapshot, self._upstreams.adopt(snapshot), journal)
+        self._in_force = InForce(snapshot, Verdicts(snapshot), self._upstreams.adopt(snapshot), journal)
 
     def healthy(self) -> dict[str, bool]:
         """Each upstream's name, and whether this worker finds it in good health."""
@@ -124,10 +127,10 @@ class Gateway:
         """Answer one request. CancelledError means that the client has gone; it is settled and goes on up."""
         if self._in_force is None:
             raise Error(Code.NOT_READY, "no world is loaded yet")
-        snapshot, lines, journal = self._in_force
+        snapshot, verdicts, lines, journal = self._in_force
         call = Call(exchange, snapshot, lines, self._ids.next(), self._clock_ms())
         try:
-            await self._answer(call, journal)
+            await self._answer(call, verdicts, journal)
         except Error as error:
             fail(call, error)
         except asyncio.CancelledError:
@@ -138,7 +141,7 @@ class Gateway:
             if self._access_log is not None and snapshot.gateway.access_log != "off":
                 self._access_log.add(line_of(call, result))
 
-    async def _answer(self, call: Call, journal: Journal | None) -> None:
+    async def _answer(self, call: Call, verdicts: Verdicts, journal: Journal | None) -> None:
         request = call.exchange.request
         try:
             route = call.route = routes.route(request.method, request.path, request.query)
@@ -149,7 +152,7 @@ class Gateway:
         if route.operation in local.OPERATIONS:
             local.answer(call, route)
             return
-        admission = call.admission = await admit(call, route, journal, self._limits)
+        admission = call.admission = await admit(call, route, verdicts, journal, self._limits)
         answer = await dispatch(call, admission)
         await relay(call, answer)
 
