@@ -275,7 +275,8 @@ def test_gateways_are_the_instances_and_tell_what_they_run(served: Plane) -> Non
     assert made.status_code == 201, made.text
     properties = made.json()["properties"]
     assert "sealingKey" not in properties
-    assert properties["status"] == {"enrolled": False, "revision": None, "ready": False, "lastSeenAt": None}
+    never = {"enrolled": False, "revision": None, "ready": False, "trusted": False, "lastSeenAt": None}
+    assert properties["status"] == never
     token = admin.post(f"{at}/enrol")
     assert token.status_code == 200, token.text
     assert token.json()["token"].startswith("enrol-edge-1-")

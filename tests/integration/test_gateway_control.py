@@ -131,7 +131,7 @@ class TestEnrolment:
         for name in (CONTROL, SEALING):
             assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
         kept = json.loads((data / CONTROL).read_bytes())
-        assert set(kept) == {"url", "gateway", "secret", "verifier", "ca", "token"}
+        assert set(kept) == {"url", "gateway", "secret", "verifier", "ca", "token", "before"}
         assert "secret" not in repr(enrolled(data))
 
     def test_works_once(self, plane: ControlPlane, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from entrepot.ledger.read import entries_of, folders_of
 from entrepot.management.changes import digest_of
 from entrepot.management.control import Control
 from entrepot.management.enrol import enrol, make_token
+from entrepot.management.keyring import Keyring
 from entrepot.management.roles import DEFINITIONS, OPENAI_USER
 from entrepot.resources.ids import SETTINGS, access_id, deployment_id, subscription_id
 from entrepot.snapshot import Compiled, Delta, Published, applied, decode
@@ -417,7 +417,7 @@ def test_gateways_enrol_once_and_follow(tmp_path: Path) -> None:
             await enrol(control, token, sealing, "0", "127.0.0.1")
         secret = str(told["secret"])
         assert secret.encode() not in await asyncio.to_thread((data / "control.db").read_bytes)
-        verifier = base64.b64decode(str(told["verifier"]))
+        verifier = (await Keyring(control.store, data / "ca").keys()).trust.verifier
 
         async def fetch(held: Revision | None, wait_s: float = 5) -> Published | Delta | None:
             sent = await control.publisher.send("edge-1", secret, held, wait_s)

@@ -25,6 +25,7 @@ from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.management.control import Control
+from entrepot.management.keyring import Keyring
 from entrepot.resources.documents import timestamp
 from entrepot.resources.ids import access_id
 from entrepot.storage import EVERYTHING
@@ -231,7 +232,8 @@ def test_two_control_planes_over_one_database(tmp_path: Path, url: str) -> None:
         second = await open_control(tmp_path / "second", url)
         try:
             assert second.revision == first.revision
-            assert second.publisher.verifier == first.publisher.verifier
+            keyrings = [Keyring(each.store, each.data / "ca") for each in (first, second)]
+            assert len({(await each.keys()).trust for each in keyrings}) == 1
             await scale(first, 31)
             await until(lambda: capacity_of(second) == 31)
             await asyncio.gather(*(scale(each, 40 + at) for at in range(5) for each in (first, second)))

@@ -32,7 +32,7 @@ COMMANDS = {
     "role": "Who may do what in a control plane, and where.",
     "serve": "Run control plane and gateway on this machine; the first start creates what is needed.",
     "sim": "Run a simulated upstream, for tests and benchmarks.",
-    "storage": "Rotate the master key of a control plane's database; say that it was restored.",
+    "storage": "New keys and authorities of a control plane; back it up; say that it was restored.",
     "upstream": "Upstreams of a control plane.",
     "usage": "Add up what was used, what it cost, and what was refused.",
     "world": "Check a world's folder.",

@@ -113,7 +113,12 @@ Run = Callable[[Source, Sequence[Shipper]], Coroutine[object, object, None]]
 async def _follow(urls: Sequence[str], token: str | None, data: Path, run: Run) -> None:
     known = await _enrolled(urls, token, data)
     async with _shipping(known, data, urls) as shippers:
-        await _run(known, data, urls, lambda source: run(source, shippers))
+
+        def believing(ca: str) -> None:
+            for shipper in shippers:
+                shipper.believe(ca)
+
+        await _run(known, data, urls, lambda source: run(source, shippers), believing)
 
 
 @asynccontextmanager
@@ -135,8 +140,9 @@ async def _run(
     data: Path,
     urls: Sequence[str],
     run: Callable[[Source], Coroutine[object, object, None]],
+    believing: Callable[[str], None],
 ) -> None:
-    source = ControlSource(known, data, urls)
+    source = ControlSource(known, data, urls, believing=believing)
     try:
         await run(source)
     except WorldInvalid as invalid:  # raised before anything is opened
@@ -147,7 +153,7 @@ async def _run(
             extra={"fields": {"problem": str(invalid)}},
         )
         await source.close()
-        source = ControlSource(known, data, urls, fresh=False)
+        source = ControlSource(enrolment.enrolled(data) or known, data, urls, fresh=False, believing=believing)
         await run(source)
     finally:
         await source.close()

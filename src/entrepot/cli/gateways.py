@@ -40,9 +40,9 @@ def list_all(data: Data = None, control: Address = None, ca: Authority = None, j
     for each in found:
         of = each["properties"]
         status: dict[str, Any] = of.get("status", {})
-        state = (status.get("enrolled"), status.get("ready"), status.get("revision"), status.get("lastSeenAt"))
+        state = tuple(map(status.get, ("enrolled", "trusted", "ready", "revision", "lastSeenAt")))
         rows.append((each["name"], of.get("territory", "unknown"), of.get("listen"), *state))
-    columns = ("name", "territory", "listen", "enrolled", "ready", "revision", "last seen")
+    columns = ("name", "territory", "listen", "enrolled", "keys", "ready", "revision", "last seen")
     print_table(columns, rows, "there is no gateway; make one with `entrepot gateways enrol NAME`")
 
 

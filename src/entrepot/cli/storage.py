@@ -1,4 +1,4 @@
-"""`entrepot storage`: what is done to a control plane's database by hand, while no control plane runs on it."""
+"""`entrepot storage`: what is done by hand to what a control plane keeps: its database, keys and certificates."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import sqlite3
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from entrepot.config import Config
 from entrepot.errors import Code, Error
+from entrepot.identity.certificates import prepare, take
 from entrepot.ledger.copied import copy_ledger
 from entrepot.ledger.verify import Unproved
+from entrepot.management.keyring import renew_signer
 from entrepot.storage.backup import copy_sqlite
 from entrepot.storage.master import VARIABLE, MasterKey
 from entrepot.storage.rotation import restored, rotate, rotate_file
 
 app = typer.Typer(add_completion=False)
+T = TypeVar("T")
 
 DATABASE_VARIABLE = "ENTREPOT_DATABASE"
 NEW_VARIABLE = "ENTREPOT_NEW_MASTER_KEY"
@@ -62,6 +65,35 @@ def after_restore(data: Data = None, database: Database = None, master_key_comma
     config = Config.load(data)
     epoch = _done(lambda: restored(_database(config, database), _key(config, master_key_command)))
     print(f"epoch {epoch} begins; start the control plane")
+
+
+@app.command()
+def new_publication_key(data: Data = None, database: Database = None, master_key_command: KeyCommand = None) -> None:
+    """Sign what is published to gateways by a new key. Control planes and gateways may run, and take it over.
+
+    For gateways that have not heard of it yet the key before is kept, until the next time.
+    """
+    config = Config.load(data)
+    _done(lambda: renew_signer(_database(config, database), _key(config, master_key_command)))
+    print("publications are signed by a new key; `entrepot gateways` says under `keys` who believes it")
+
+
+@app.command()
+def new_authority(data: Data = None) -> None:
+    """Make a certificate authority that is to follow the present one. Gateways that run come to trust both.
+
+    The control plane may run, and shows its certificate of the present one until `take-authority`.
+    """
+    made = _certificates(data, prepare)
+    told = "once `entrepot gateways` says `yes` under `keys` for each: `entrepot storage take-authority`"
+    print(f"{made} is made, and gateways come to trust it; {told}")
+
+
+@app.command()
+def take_authority(data: Data = None) -> None:
+    """Put what `new-authority` made in the place of the present authority, whose key is removed. Then restart."""
+    _certificates(data, take)
+    print("restart the control plane: it shows a certificate of the new authority; `az-setup` again for administrators")
 
 
 @app.command()
@@ -131,6 +163,14 @@ def _there(path: Path) -> Path:
     if not path.exists():
         raise Error(Code.NOT_READY, f"there is no `{path}`: name the control plane's data folder with `--data`")
     return path
+
+
+def _certificates(data: Path | None, work: Callable[[Path], T]) -> T:
+    try:
+        return work(_there(Config.load(data).data / "ca"))
+    except Error as error:
+        print(f"it was not done: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def _done(work: Callable[[], Coroutine[Any, Any, int]]) -> int:

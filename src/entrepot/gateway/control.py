@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
+import msgspec
+
 from entrepot.errors import Code, Error
-from entrepot.gateway.enrolment import AFRESH, SNAPSHOT, Enrolled, sealing_key, told
+from entrepot.gateway.enrolment import AFRESH, SNAPSHOT, Enrolled, keep_trust, sealing_key, told
 from entrepot.gateway.kept import Kept
 from entrepot.gateway.remote import WAIT_S, Answer, Remote
 from entrepot.http1.client import Fault
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import Delta, Published, Revision, applied, decode
 from entrepot.snapshot.sealed import unseal
+from entrepot.snapshot.trust import Trust, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +49,24 @@ class ControlSource:
     this gateway, signed by the control plane that it enrolled with, and not older than what it has.
     """
 
-    def __init__(self, enrolled: Enrolled, data: Path, urls: Sequence[str] = (), *, fresh: bool = True) -> None:
+    def __init__(
+        self,
+        enrolled: Enrolled,
+        data: Path,
+        urls: Sequence[str] = (),
+        *,
+        fresh: bool = True,
+        believing: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """`urls` are where it is found now, if not where it was: control planes over one database, asked in turn.
 
-        Not `fresh`: begin with what is on disk without asking first. Raises Error for a sealing key that is missing.
+        Not `fresh`: begin with what is on disk without asking first. `believing` is told of other authorities, when the
+        control plane has some. Raises Error for a sealing key that is missing.
         """
         self.problem: str | None = None
         self._enrolled = enrolled
+        self._data = data
+        self._believing = believing
         self._private = sealing_key(data)
         self._remotes = [Remote.pinned(url, enrolled.ca) for url in urls or (enrolled.url,)]
         self._kept = Kept(data / SNAPSHOT)
@@ -70,6 +84,8 @@ class ControlSource:
         self._taken: list[_Fetched] = []
         """Handed on, and not on disk yet."""
         self._keeping: asyncio.Task[None] | None = None
+        self._signed_before = False
+        """What is on disk is signed by a key that the control plane has given up."""
 
     # What the parent calls
 
@@ -202,16 +218,13 @@ class ControlSource:
 
     async def _fetch(self, runs: Revision | None, wait_s: int) -> _Fetched | None:
         """What is newer than `runs`, or the whole for None. Raises Fault, Error, WorldInvalid for what is no world."""
-        fields = [
-            ("authorization", f"Bearer {self._enrolled.secret}"),
-            ("x-entrepot-gateway", self._enrolled.gateway),
-            ("x-entrepot-ready", "true" if self._ready else "false"),
-        ]
+        fields = [*self._who(), ("x-entrepot-ready", "true" if self._ready else "false")]
         if runs is not None:
             fields.append(("if-none-match", f'"{runs}"'))
         answer = await self._remote.get(f"/entrepot/snapshot?wait={wait_s}", fields)
         if answer.status == 304 and runs is not None:
             self._heal()
+            await self._take_trust(answer)
             return None
         if answer.status != 200:
             raise self._refused(answer)
@@ -221,16 +234,60 @@ class ControlSource:
             log.info("a change does not fit what runs; the whole is asked for", extra={"fields": {"runs": str(runs)}})
             return await self._fetch(None, wait_s) if runs is not None else _no_whole()
         self._heal()
+        await self._take_trust(answer)
         return fetched
 
-    def _opened(self, data: bytes, held: Revision | None) -> _Fetched:
+    def _who(self) -> list[tuple[str, str]]:
+        known = self._enrolled
+        return [
+            ("authorization", f"Bearer {known.secret}"),
+            ("x-entrepot-gateway", known.gateway),
+            ("x-entrepot-believes", fingerprint(known.verifier)),
+            ("x-entrepot-trust", known.trust.digest()),
+        ]
+
+    async def _take_trust(self, answer: Answer) -> None:
+        """Believe what the control plane says under a key that is believed now. What fails is tried again."""
+        if answer.headers.get("x-entrepot-trust", self._enrolled.trust.digest()) == self._enrolled.trust.digest():
+            return
+        try:
+            told_now = await self._remote.get("/entrepot/trust", self._who())
+            if told_now.status != 200:
+                raise self._refused(told_now)
+            known, self._enrolled = self._enrolled, await asyncio.to_thread(self._trusted, told_now.body)
+        except (Error, Fault, OSError) as error:
+            log.warning("new keys of the control plane are not believed", extra={"fields": {"problem": str(error)}})
+            return
+        for believe in (*(remote.believe for remote in self._remotes), self._believing):
+            believe(self._enrolled.ca)
+        if self._enrolled.verifier != known.verifier:
+            self._signed_before = True
+            self._keep_soon()
+        log.info("the control plane has other keys now", extra={"fields": {"trust": self._enrolled.trust.digest()}})
+
+    def _trusted(self, data: bytes) -> Enrolled:
+        known = self._enrolled
+        kind, _, plain = unseal(data, private=self._private, verifier=known.verifier, gateway=known.gateway)
+        try:
+            trust = msgspec.json.decode(plain, type=Trust) if kind == "trust" else None
+        except msgspec.DecodeError:
+            trust = None
+        if trust is None:
+            raise Error(
+                Code.UNAUTHENTICATED, "what the control plane wants to be believed by is not what its seal says"
+            )
+        return keep_trust(self._data, known, trust)
+
+    def _opened(self, data: bytes, held: Revision | None, verifier: bytes = b"") -> _Fetched:
         kind, revision, plain = unseal(
             data,
             private=self._private,
-            verifier=self._enrolled.verifier,
+            verifier=verifier or self._enrolled.verifier,
             gateway=self._enrolled.gateway,
             held=held,
         )
+        if kind == "trust":
+            raise Error(Code.UNAUTHENTICATED, "what the control plane published is not what its seal says")
         message = decode(plain)
         if message.revision != revision or isinstance(message, Published) is not (kind == "published"):
             raise Error(Code.UNAUTHENTICATED, "what the control plane published is not what its seal says")
@@ -274,7 +331,7 @@ class ControlSource:
         good = 0
         try:
             for frame in self._kept.read():
-                message = self._opened(frame, held.revision if held else None).message
+                message = self._from_frame(frame, held.revision if held else None)
                 held = message if isinstance(message, Published) else applied(held or _no_whole(), message)
                 good += 1
         except (Error, WorldInvalid, OSError) as error:
@@ -283,18 +340,28 @@ class ControlSource:
         self._kept.keep(good)
         return held
 
+    def _from_frame(self, frame: bytes, held: Revision | None) -> Published | Delta:
+        """It may be from before the control plane had other keys."""
+        try:
+            return self._opened(frame, held).message
+        except Error:
+            if not self._enrolled.before:
+                raise
+            return self._opened(frame, held, self._enrolled.before).message
+
     def _keep_soon(self) -> None:
-        if self._taken and (self._keeping is None or self._keeping.done()):
+        if (self._taken or self._signed_before) and (self._keeping is None or self._keeping.done()):
             self._keeping = asyncio.get_running_loop().create_task(self._keep())
 
     async def _keep(self) -> None:
         """What runs is good: put it on disk. A failure costs no more than a later start's speed."""
         await self._write_good()
-        if self._kept.grown:
+        if self._kept.grown or self._signed_before:
             try:
                 fetched = await self._fetch(None, wait_s=0)
                 if fetched is not None and fetched.message.revision == self._runs:
                     await asyncio.to_thread(self._kept.replace, fetched.sealed)
+                    self._signed_before = False
             except (Error, Fault, WorldInvalid, OSError) as error:
                 log.info("no whole to keep on disk for now", extra={"fields": {"problem": str(error)}})
             await self._write_good()

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from entrepot import __version__
 from entrepot.errors import Code, Error
-from entrepot.gateway.remote import Answer, Remote
+from entrepot.gateway.remote import Answer, Remote, pinned
 from entrepot.http1.client import Fault
+from entrepot.snapshot.trust import Trust
 
 CONTROL: Final = "control.json"
 SEALING: Final = "sealing.key"
@@ -42,6 +43,8 @@ class Token(NamedTuple):
 class Enrolled(msgspec.Struct, frozen=True):
     """What `control.json` holds. `ca` is in PEM, `verifier` in base64; `token` is the digest of the one that was used.
 
+    `before` is the verifier that was believed before, which counts for what is on disk only.
+
     The secret is what the gateway shows at every question; the control plane holds its hash.
     """
 
@@ -51,6 +54,11 @@ class Enrolled(msgspec.Struct, frozen=True):
     verifier: bytes
     ca: str
     token: str = ""
+    before: bytes = b""
+
+    @property
+    def trust(self) -> Trust:
+        return Trust(self.ca, self.verifier)
 
     def __repr__(self) -> str:
         return f"Enrolled({self.gateway} at {self.url})"
@@ -166,6 +174,17 @@ def _keep(data: Path, private: X25519PrivateKey, made: Enrolled) -> None:
     write_private(data / SEALING, base64.b64encode(private.private_bytes_raw()) + b"\n")
     write_private(data / CONTROL, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
     (data / SNAPSHOT).unlink(missing_ok=True)  # sealed to the key before
+
+
+def keep_trust(data: Path, known: Enrolled, trust: Trust) -> Enrolled:
+    """Believe this from here on, durably. Raises Error for what is none, OSError; then nothing has changed."""
+    if len(trust.verifier) != KEY_BYTES:
+        raise Error(Code.UNAUTHENTICATED, "what the control plane wants to be believed by is no key")
+    pinned(trust.ca)
+    before = known.verifier if known.verifier != trust.verifier else known.before
+    made = msgspec.structs.replace(known, ca=trust.ca, verifier=trust.verifier, before=before)
+    write_private(data / CONTROL, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
+    return made
 
 
 def write_private(path: Path, data: bytes) -> None:

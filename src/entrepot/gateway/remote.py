@@ -33,17 +33,17 @@ class Remote:
         self.url = url.rstrip("/")
         host, port = _parse(url)
         self._host = authority(host, port)
-        self._pool = Pool(Endpoint("https", host, port), _TIMEOUTS, tls, max_idle=1)
+        self._endpoint = Endpoint("https", host, port)
+        self._pools = [Pool(self._endpoint, _TIMEOUTS, tls, max_idle=1)]
 
     @classmethod
     def pinned(cls, url: str, ca: str) -> Self:
-        """`ca` (PEM) is the only authority that is believed. Raises Error if it is none."""
-        tls = _tls()
-        try:
-            tls.load_verify_locations(cadata=ca)
-        except (ssl.SSLError, ValueError) as error:
-            raise Error(Code.NOT_READY, "the control plane's certificate authority is no certificate in PEM") from error
-        return cls(url, tls)
+        """`ca` (PEM) has the only authorities that are believed. Raises Error if it has none."""
+        return cls(url, pinned(ca))
+
+    def believe(self, ca: str) -> None:
+        """These authorities only, from the next question on; those under way go on. Raises Error if it has none."""
+        self._pools.insert(0, Pool(self._endpoint, _TIMEOUTS, pinned(ca), max_idle=1))
 
     @classmethod
     def unverified(cls, url: str) -> Self:
@@ -63,12 +63,23 @@ class Remote:
         return await self._ask("PUT", target, fields, body)
 
     async def close(self) -> None:
-        await self._pool.close()
+        for pool in self._pools:
+            await pool.close()
 
     async def _ask(self, method: str, target: str, fields: list[tuple[str, str]], body: bytes) -> Answer:
         head = render_headers([("host", self._host), ("user-agent", f"entrepot/{__version__}"), *fields])
-        response = await self._pool.send(method, target, head, body)
+        response = await self._pools[0].send(method, target, head, body)
         return Answer(response.status, response.headers, await response.read(LARGEST))
+
+
+def pinned(ca: str) -> ssl.SSLContext:
+    """Raises Error where `ca` has no certificate in PEM."""
+    tls = _tls()
+    try:
+        tls.load_verify_locations(cadata=ca)
+    except (ssl.SSLError, ValueError) as error:
+        raise Error(Code.NOT_READY, "the control plane's certificate authority is no certificate in PEM") from error
+    return tls
 
 
 def _tls() -> ssl.SSLContext:

@@ -88,6 +88,10 @@ class Shipper:
         self._listed = b""
         self._shown: set[str] = set()
 
+    def believe(self, ca: str) -> None:
+        """The control plane's authorities from here on. Raises Error if there is none in it."""
+        self._remote.believe(ca)
+
     async def run(self) -> None:
         """Until it is cancelled."""
         failures = 0

@@ -61,8 +61,52 @@ def ensure(folder: Path, hosts: Sequence[str], now: datetime | None = None) -> I
     return files._replace(renewed=True)
 
 
-def _authority(folder: Path, now: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    certificate, key_file = folder / "ca.pem", folder / "ca.key"
+def prepare(folder: Path, now: datetime | None = None) -> Path:
+    """An authority that is to follow, which clients can come to trust before it is in use. Its file. Raises Error.
+
+    The one before the present one is told no more.
+    """
+    try:
+        if (folder / "next.pem").exists():
+            told = "there is one already that waits to be taken: `entrepot storage take-authority`"
+            raise Error(Code.CONFLICT, told)
+        if not (folder / "ca.pem").exists():
+            raise Error(Code.NOT_READY, f"there is no `{folder / 'ca.pem'}`; name the data folder with `--data`")
+        (folder / "before.pem").unlink(missing_ok=True)
+        _authority(folder, now or datetime.now(UTC), "next")
+    except (OSError, ValueError) as error:
+        raise Error(Code.NOT_READY, f"the certificates in `{folder}` cannot be used: {error}") from error
+    return folder / "next.pem"
+
+
+def take(folder: Path) -> None:
+    """The prepared authority takes the place of the present one, whose key is no more. Raises Error.
+
+    The certificate before stays in `before.pem`, for control planes that have not taken the new one yet. The next
+    `ensure` makes the server's certificate. What was cut short is finished.
+    """
+    certificate, key = folder / "next.pem", folder / "next.key"
+    if not certificate.exists():
+        raise Error(Code.NOT_READY, "no authority waits to be taken: `entrepot storage new-authority` makes one")
+    try:
+        if key.exists():
+            _write(folder / "before.pem", (folder / "ca.pem").read_bytes(), mode=0o644)
+            key.replace(folder / "ca.key")
+        # Killed before this, the key does not fit the certificate: a start says so, and this is done again.
+        certificate.replace(folder / "ca.pem")
+    except OSError as error:
+        raise Error(Code.NOT_READY, f"the certificates in `{folder}` cannot be used: {error}") from error
+
+
+def trusted(folder: Path) -> str:
+    """All authorities that clients of this folder's server are to believe, in PEM; empty where there is none."""
+    found = [folder / f"{name}.pem" for name in ("ca", "next", "before")]
+    # Sorted: control planes that have taken the new one, and those that have not yet, say the same.
+    return "".join(sorted({each.read_text(encoding="ascii").strip() + "\n" for each in found if each.exists()}))
+
+
+def _authority(folder: Path, now: datetime, called: str = "ca") -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    certificate, key_file = folder / f"{called}.pem", folder / f"{called}.key"
     if certificate.exists():
         ca = x509.load_pem_x509_certificate(certificate.read_bytes())
         key = _read_key(key_file)

@@ -38,6 +38,7 @@ from entrepot.management.authority import Authority, Site
 from entrepot.management.authorize import Directory
 from entrepot.management.control import Control
 from entrepot.management.http import path_of
+from entrepot.management.keyring import Keyring
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire.arm import problem, problem_headers
 
@@ -72,6 +73,7 @@ async def app(control: Control, site: Site) -> Starlette:
     made.state.metrics = Metrics(metrics.CATALOGUE)
     made.state.shipments = shipping.Shipments(control.data)
     made.state.directory = directory
+    made.state.keyring = Keyring(control.store, control.authority.parent)
     made.state.authority = found
     made.state.tenant = site.tenant
     made.state.data_url = site.data_url

@@ -22,6 +22,7 @@ from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.management.changes import Actor, gateway_id
 from entrepot.management.http import answer, body, control_of, peer_of, route
+from entrepot.management.publish import keys_of
 from entrepot.management.world import ref
 from entrepot.resources.documents import timestamp
 from entrepot.storage import EVERYTHING
@@ -101,7 +102,6 @@ async def enrol(control: Control, token: str, sealing: bytes, version: str, peer
     return {
         "gateway": row.name,
         "secret": secret,
-        "verifier": base64.b64encode(control.publisher.verifier).decode(),
         "epoch": control.revision.epoch,
     }
 
@@ -137,7 +137,9 @@ async def _enrol(request: Request) -> Response:
     if len(sealing) != 32 or len(asked.version) > 100:
         raise Error(Code.INVALID_BODY, "the enrolment has no X25519 key of 32 bytes", param="sealing_key")
     control = control_of(request)
-    return answer(await enrol(control, asked.token, sealing, asked.version, peer_of(request)))
+    verifier = base64.b64encode((await keys_of(request)).trust.verifier).decode()
+    granted = await enrol(control, asked.token, sealing, asked.version, peer_of(request))
+    return answer({**granted, "verifier": verifier})
 
 
 async def _authority(request: Request) -> Response:

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.management.http import control_of, peer_of, route
+from entrepot.management.keyring import Keyring, Keys
 from entrepot.management.touched import Step
 from entrepot.management.world import Gateway, World
 from entrepot.resources.model import Account, Organization, Subscription
@@ -44,12 +45,15 @@ class Seen(msgspec.Struct, frozen=True):
     ready: bool
     at_ms: int
     peer: str
+    trust: str = ""
+    """The digest of what it believes."""
 
 
 class Publisher:
     """What is published now, and the way there. `publish` and `send` belong to one loop."""
 
     def __init__(self, signer: Ed25519PrivateKey) -> None:
+        """`signer` signs what is sent unless `send` is told another one."""
         self._signer = signer
         self._world: World | None = None
         self._revision = Revision(0, 0)
@@ -59,11 +63,8 @@ class Publisher:
         self._seen: dict[str, Seen] = {}
         self._times: deque[tuple[Revision, int]] = deque(maxlen=KEPT)
         self._released = False
-
-    @property
-    def verifier(self) -> bytes:
-        """The public half of the key that signs publications."""
-        return self._signer.public_key().public_bytes_raw()
+        self.trust = ""
+        """The digest of what gateways are to believe."""
 
     @property
     def revision(self) -> Revision:
@@ -119,7 +120,9 @@ class Publisher:
             seen = msgspec.structs.replace(seen, revision=before.revision)
         self._seen[name.lower()] = seen
 
-    async def send(self, name: str, secret: str, held: Revision | None, wait_s: float) -> tuple[Revision, bytes] | None:
+    async def send(
+        self, name: str, secret: str, held: Revision | None, wait_s: float, signer: Ed25519PrivateKey | None = None
+    ) -> tuple[Revision, bytes] | None:
         """What a gateway that runs `held` lacks, sealed to it; None when there is nothing for so long.
 
         Raises Error UNAUTHENTICATED, also where the gateway is removed while it waits.
@@ -139,12 +142,10 @@ class Publisher:
                     await published.wait()
             except TimeoutError:
                 return None
-        sealing = gateway.sealing
-        if sealing is None:
-            raise Error(Code.UNAUTHENTICATED, "this gateway has no sealing key: enrol it anew", name="NotEnrolled")
+        sealing, signer = _sealing(gateway), signer or self._signer
         if isinstance(message, Published):
-            return message.revision, await asyncio.to_thread(self._sealed, name, sealing, message)
-        return message.revision, self._sealed(name, sealing, message)
+            return message.revision, await asyncio.to_thread(_sealed, name, sealing, message, signer)
+        return message.revision, _sealed(name, sealing, message, signer)
 
     def _lacking(self, name: str, gateway: Gateway, held: Revision | None) -> Published | Delta | None:
         now, world = self._revision, self._world
@@ -162,11 +163,16 @@ class Publisher:
             return None
         return deltas[0] if len(deltas) == 1 else merge(deltas)
 
-    def _sealed(self, name: str, sealing: bytes, message: Published | Delta) -> bytes:
-        kind: Any = "published" if isinstance(message, Published) else "delta"
-        return seal(
-            encode(message), to=sealing, signer=self._signer, gateway=name, kind=kind, revision=message.revision
-        )
+
+def _sealing(gateway: Gateway) -> bytes:
+    if gateway.sealing is None:
+        raise Error(Code.UNAUTHENTICATED, "this gateway has no sealing key: enrol it anew", name="NotEnrolled")
+    return gateway.sealing
+
+
+def _sealed(name: str, sealing: bytes, message: Published | Delta, signer: Ed25519PrivateKey) -> bytes:
+    kind: Any = "published" if isinstance(message, Published) else "delta"
+    return seal(encode(message), to=sealing, signer=signer, gateway=name, kind=kind, revision=message.revision)
 
 
 def merge(deltas: list[Delta]) -> Delta:
@@ -214,23 +220,61 @@ def _given(found: Last, kind: Kind) -> tuple[Any, ...]:
 
 
 def routes() -> list[Route]:
-    """`GET /entrepot/snapshot`; wants no caller: a gateway shows its own secret."""
-    return [route("GET", "/entrepot/snapshot", _snapshot, public=True)]
+    """`GET /entrepot/snapshot` and `…/trust`; they want no caller: a gateway shows its own secret."""
+    return [
+        route("GET", "/entrepot/snapshot", _snapshot, public=True),
+        route("GET", "/entrepot/trust", _trust, public=True),
+    ]
+
+
+async def _asked(request: Request) -> tuple[str, str, Gateway, Keys]:
+    """The gateway's name and secret, its row, and the keys, those that it believes among them. Raises Error."""
+    control: Control = control_of(request)
+    name = request.headers.get("x-entrepot-gateway", "")
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    secret = secret if scheme.lower() == "bearer" else ""
+    gateway = control.publisher.admit(name, secret)
+    return name, secret, gateway, await keys_of(request, request.headers.get("x-entrepot-believes", ""))
+
+
+async def keys_of(request: Request, believed: str = "") -> Keys:
+    """As they are now; the publisher knows them from here on. Raises Error while they cannot be read."""
+    keyring: Keyring = request.app.state.keyring
+    keys = await keyring.keys(believed)
+    control_of(request).publisher.trust = keys.trust.digest()
+    return keys
+
+
+async def _trust(request: Request) -> Response:
+    """What a gateway is to believe from here on, under a key that it believes now."""
+    control: Control = control_of(request)
+    name, _, gateway, keys = await _asked(request)
+    data = seal(
+        msgspec.json.encode(keys.trust),
+        to=_sealing(gateway),
+        signer=keys.signer(request.headers.get("x-entrepot-believes", "")),
+        gateway=name,
+        kind="trust",
+        revision=control.publisher.revision,
+    )
+    return Response(data, media_type="application/octet-stream", headers={"cache-control": "no-store"})
 
 
 async def _snapshot(request: Request) -> Response:
     control: Control = control_of(request)
-    name = request.headers.get("x-entrepot-gateway", "")
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    control.publisher.admit(name, secret if scheme.lower() == "bearer" else "")
+    name, secret, _, keys = await _asked(request)
     held = _held(request.headers.get("if-none-match"))
     ready = request.headers.get("x-entrepot-ready", "").lower() == "true"
-    control.publisher.tell(name, Seen(held, ready, wall_clock_ms(), peer_of(request)))
-    sent = await control.publisher.send(name, secret, held, _wait_s(request.query_params.get("wait", "")))
+    trust = request.headers.get("x-entrepot-trust", "")[:64]
+    control.publisher.tell(name, Seen(held, ready, wall_clock_ms(), peer_of(request), trust))
+    signer = keys.signer(request.headers.get("x-entrepot-believes", ""))
+    wait_s = 0.0 if trust not in {"", keys.trust.digest()} else _wait_s(request.query_params.get("wait", ""))
+    sent = await control.publisher.send(name, secret, held, wait_s, signer)
+    told = {"x-entrepot-trust": keys.trust.digest()}
     if sent is None:
-        return Response(status_code=304, headers={"etag": f'"{control.publisher.revision}"'})
+        return Response(status_code=304, headers=told | {"etag": f'"{control.publisher.revision}"'})
     revision, data = sent
-    headers = {"etag": f'"{revision}"', "cache-control": "no-store"}
+    headers = told | {"etag": f'"{revision}"', "cache-control": "no-store"}
     return Response(data, media_type="application/octet-stream", headers=headers)
 
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from entrepot.errors import Code, Error
 from entrepot.snapshot.revision import Revision
 
-Kind = Literal["published", "delta"]
+Kind = Literal["published", "delta", "trust"]
 
 FORM: Final = b"entrepot-sealed/1"
 LONGEST_GATEWAY: Final = 200

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from entrepot.errors import Code, Detail, Error
-from entrepot.management import enrol, http
+from entrepot.management import enrol, http, publish
 from entrepot.management.access import envelope, gateways, writing
 from entrepot.management.access.fitting import fit
 from entrepot.management.access.instants import iso
@@ -95,6 +95,7 @@ def _list(collection: Collection) -> http.Handler:
         who, control = caller(request), http.control_of(request)
         rows = await control.store.list(who.tenancy, collection.kind)
         action = f"{ACCESS}/{collection.name}/read"
+        await _look(request, collection)
         return http.paged(request, [row for row in rows if may(who, action, chain_of(row))], _shower(request))
 
     return handle
@@ -108,9 +109,16 @@ def _get(collection: Collection) -> http.Handler:
         if row is None:
             raise not_found(id)
         require(who, f"{ACCESS}/{collection.name}/read", chain_of(row))
+        await _look(request, collection)
         return envelope.answer(row, _shower(request)(row))
 
     return handle
+
+
+async def _look(request: Request, collection: Collection) -> None:
+    """Whether gateways believe what they are to believe is said of the keys as they are now."""
+    if collection.kind == "gateway":
+        await publish.keys_of(request)
 
 
 def _shower(request: Request) -> Callable[[Row], dict[str, Any]]:

@@ -56,6 +56,10 @@ _ADDED: Final[Mapping[str, Mapping[str, Schema]]] = {
                 "enrolled": {"type": "boolean"},
                 "revision": {"type": ["string", "null"], "description": "what all its workers run"},
                 "ready": {"type": "boolean"},
+                "trusted": {
+                    "type": "boolean",
+                    "description": "it believes the keys that there are now",
+                },
                 "lastSeenAt": {"type": ["string", "null"], "format": "date-time"},
             },
             **_READ,

@@ -22,6 +22,7 @@ def shown(control: Control, row: Row) -> dict[str, Any]:
         "enrolled": "sealingKey" in properties,
         "revision": None if seen is None or seen.revision is None else str(seen.revision),
         "ready": seen is not None and seen.ready,
+        "trusted": seen is not None and seen.trust == control.publisher.trust != "",
         "lastSeenAt": None if seen is None else iso(seen.at_ms),
     }
     return properties
