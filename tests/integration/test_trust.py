@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from entrepot.errors import Error
+from entrepot.errors import Code, Error
 from entrepot.gateway.control import ControlSource
 from entrepot.gateway.enrolment import Enrolled, enrolled, write_private
 from entrepot.identity.certificates import ensure, prepare, take, trusted
@@ -188,6 +188,33 @@ def test_a_key_is_known_at_once_to_whoever_is_shown_it(
         # The one before the last is not signed by any more, whoever asks for it.
         given = (await one.keys(believed[0])).signer(believed[0])
         assert fingerprint(given.public_key().public_bytes_raw()) == believed[-1]
+        await store.close()
+
+    asyncio.run(work())
+
+
+def test_with_the_database_away_gateways_are_told_by_the_keys_that_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entrepot.management.keyring.AGAIN_S", 0.0)
+    url, master = f"sqlite:///{tmp_path}/control.db", MasterKey(bytes(32))
+
+    async def work() -> None:
+        await renew_signer(url, master)
+        store = await Store.open(url, master)
+        keyring, late = Keyring(store, tmp_path), Keyring(store, tmp_path)
+        known = await keyring.keys()
+
+        async def away(prefix: str = "") -> dict[str, bytes]:
+            raise Error(Code.NOT_READY, f"the database does not answer {prefix}")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(store, "secrets", away)
+            assert await keyring.keys() is known
+            with pytest.raises(Error):
+                await late.keys()
+        await renew_signer(url, master)
+        assert (await keyring.keys()).trust != known.trust
         await store.close()
 
     asyncio.run(work())

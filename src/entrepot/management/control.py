@@ -21,6 +21,7 @@ from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.ledger import Ledger
 from entrepot.management.changes import ITSELF, Actor, Change
 from entrepot.management.judgement import Asked, Operation, Verdict, Writing, consider, entry_of
+from entrepot.management.keyring import SIGNER
 from entrepot.management.outbox import Outbox
 from entrepot.management.publish import Publisher
 from entrepot.management.touched import Step, Touched, declared_account, following
@@ -34,8 +35,6 @@ from entrepot.snapshot import Compiled, Published, Revision, Snapshot
 from entrepot.storage import EVERYTHING, MasterKey, Store, Transaction
 from entrepot.storage.writer import to_its_end
 
-# Signs publications. It is the instance's, so that gateways know every control plane over the same database.
-SIGNER: Final = "/entrepot/publication/key"
 TICK_S: Final = 0.5
 
 # The change that a task's changes are a part of.

@@ -6,6 +6,7 @@ A new key is in use at once, and the one before as well, for gateways that have 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,6 +23,8 @@ SIGNER: Final = "/entrepot/publication/key"
 BEFORE: Final = "/entrepot/publication/key-before"
 AGAIN_S: Final = 2.0
 UNKNOWN_S: Final = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class Keys(NamedTuple):
@@ -46,14 +49,27 @@ class Keyring:
         self._reading = asyncio.Lock()
 
     async def keys(self, believed: str = "") -> Keys:
-        """`believed` is the fingerprint of what a gateway believes now. Raises Error while they cannot be read."""
+        """`believed` is the fingerprint of what a gateway believes now.
+
+        While they cannot be read, those that are known, so that gateways are told what is published with the database
+        away. Raises Error where none are.
+        """
         async with self._reading:
             age_s = time.monotonic() - self._read_s
             known = self._keys is not None and believed in {"", *self._keys.signers}
             if self._keys is None or age_s >= (AGAIN_S if known else UNKNOWN_S):
-                self._keys = await self._read()
+                self._keys = await self._renewed(self._keys)
                 self._read_s = time.monotonic()
             return self._keys
+
+    async def _renewed(self, known: Keys | None) -> Keys:
+        try:
+            return await self._read()
+        except (Error, OSError) as error:
+            if known is None:
+                raise
+            log.warning("new keys cannot be looked for", extra={"fields": {"problem": str(error)}})
+            return known
 
     async def _read(self) -> Keys:
         held = await self._store.secrets(SIGNER)
