@@ -22,9 +22,28 @@ from measure import GATEWAY_CORE, HERE, LOAD_CORE, Upstream
 
 PEERS = HERE / "peers"
 STATE = HERE / ".peers"  # ignored by git: environments, working folders, the last result
-CALL_UPSTREAM, STREAM_UPSTREAM = 18100, 18101
+CALL_UPSTREAM, STREAM_UPSTREAM, LIMIT_STORE = 18100, 18101, 18102
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
-DEBIAN = {"haproxy": "haproxy", "nginx": "nginx-light", "wrk": "wrk"}
+DEBIAN = {"haproxy": "haproxy", "nginx": "nginx-light", "wrk": "wrk", "redis-server": "redis-server"}
+
+
+_QUOTA = (
+    "requests_per_minute = 100_000_000, tokens_per_minute = 10_000_000_000, in_flight = 10_000, "
+    'budgets = [{ amount_micros = 1_000_000_000_000, period = "month" }]'
+)
+ALL_LIMITS = {
+    "[gateway]\n": '[gateway]\naccess_log = "on"\n',
+    'screening = "clear"\n': f'screening = "clear"\nlimits = {{ {_QUOTA} }}\n',
+    'channel = "direct"\n': f'channel = "direct"\nlimits = {{ {_QUOTA} }}\nkey_limits = {{ {_QUOTA} }}\n',
+    "[policy]\n": """[[model]]
+name = "gpt-4o"
+version = "2024-11-20"
+prices = [{ from = 2024-11-20T00:00:00Z, input_micros = 2_500_000, output_micros = 10_000_000 }]
+
+[policy]
+""",
+}
+"""What is written instead: every limit that there is, none of which is ever reached, and a line for each call."""
 
 
 class MissingError(Exception):
@@ -42,6 +61,7 @@ class Subject:
     ready_s: float = 30.0
     once: bool = False  # measured in the first round only, over longer windows
     extra: bool = False  # measured only when it is named
+    beside: tuple[str, ...] = ()  # a server that it needs, on the core of the load
 
 
 def environment(name: str) -> Path:
@@ -61,6 +81,24 @@ CALLS = Subject(
 STREAMS = Subject(
     "streams", STREAM_UPSTREAM, STREAM_UPSTREAM, (sys.executable, f"{HERE}/upstream.py", f"--port={STREAM_UPSTREAM}")
 )
+
+
+def entrepot_with(what: str, port: int, beside: tuple[str, ...] = ()) -> Subject:
+    """The compiled one over a world of `lay_out_worlds`."""
+    return Subject(
+        f"entrepot-{what}",
+        port,
+        port,
+        (
+            *(f"{environment('entrepot')}/bin/entrepot", "gateway", "--world", f"{STATE}/run/{what}"),
+            *("--data", f"{STATE}/run/{what}-data", "--workers", "1"),
+        ),
+        version=(f"{environment('entrepot')}/bin/python", f"{HERE}/whoami.py"),
+        extra=True,
+        beside=beside,
+    )
+
+
 SUBJECTS = (
     Subject("direct", CALL_UPSTREAM, STREAM_UPSTREAM),
     Subject(
@@ -81,6 +119,8 @@ SUBJECTS = (
         version=(script("python"), f"{HERE}/whoami.py"),
         extra=True,
     ),
+    entrepot_with("limits", 18114),
+    entrepot_with("leases", 18116, beside=("redis-server", "--port", str(LIMIT_STORE), "--save", "")),
     Subject("haproxy", 18120, 18121, ("haproxy", "-db", "-f", f"{PEERS}/haproxy.cfg"), version=("haproxy", "-v")),
     Subject(
         "nginx",
@@ -120,9 +160,8 @@ SUBJECTS = (
 
 def install_debian(names: set[str]) -> None:
     """Have apt-get install what is missing of `names` and wrk; needs root. Raises MissingError otherwise."""
-    packages = [
-        DEBIAN[name] for name in sorted((names & DEBIAN.keys()) | {"nginx", "wrk"}) if shutil.which(name) is None
-    ]
+    needed = (names & DEBIAN.keys()) | {"nginx", "wrk"} | ({"redis-server"} if "entrepot-leases" in names else set())
+    packages = [DEBIAN[name] for name in sorted(needed) if shutil.which(name) is None]
     if not packages:
         return
     command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
@@ -209,13 +248,25 @@ def quietly(*command: str) -> None:
 
 
 def lay_out_worlds() -> None:
-    """Fresh ledgers, and the world once more on other ports, for the pure build beside the compiled one."""
-    for folder in ("data", "pure-data", "pure"):
-        shutil.rmtree(STATE / "run" / folder, ignore_errors=True)
-    pure = STATE / "run" / "pure"
-    pure.mkdir(parents=True)
+    """Fresh ledgers, and the world once more on other ports: for the pure build, and with more in it."""
     text = (HERE / "world" / "world.toml").read_text(encoding="utf-8")
-    (pure / "world.toml").write_text(text.replace("18110", "18112").replace("18119", "18113"), encoding="utf-8")
+    shutil.rmtree(STATE / "run" / "data", ignore_errors=True)
+    for folder, port, more in (
+        ("pure", 18112, {}),
+        ("limits", 18114, ALL_LIMITS),
+        (
+            "leases",
+            18116,
+            {"[gateway]\n": f'[gateway]\nlimit_store = {{ url = "redis://127.0.0.1:{LIMIT_STORE}/0" }}\n'},
+        ),
+    ):
+        world = text.replace("18110", str(port)).replace("18119", str(port + 1))
+        for before, after in more.items():
+            world = world.replace(before, after)
+        for each in (folder, f"{folder}-data"):
+            shutil.rmtree(STATE / "run" / each, ignore_errors=True)
+        (STATE / "run" / folder).mkdir(parents=True)
+        (STATE / "run" / folder / "world.toml").write_text(world, encoding="utf-8")
 
 
 def install(names: set[str]) -> None:
@@ -224,7 +275,7 @@ def install(names: set[str]) -> None:
     install_debian(names)
     for name in sorted(names & {"envoy", "litellm"}):
         install_python(name)
-    if "entrepot" in names:
+    if any(each.startswith("entrepot") and each != "entrepot-pure" for each in names):
         install_entrepot()
     lay_out_worlds()
 
@@ -294,6 +345,9 @@ class Running:
         """Start them side by side and wait until all are up. Raises MissingError."""
         started = [subject for subject in subjects if subject.command]
         for subject in started:
+            if subject.beside:
+                port = int(subject.beside[subject.beside.index("--port") + 1])
+                self.start(Subject(f"beside {subject.name}", port, port, subject.beside), core=LOAD_CORE)
             self.processes[subject.name] = start(subject, core)
         for subject in started:
             await_ready(subject, self.processes[subject.name])
@@ -303,8 +357,9 @@ class Running:
         self.start(CALLS, paced, core=LOAD_CORE)
 
     def stop(self, subject: Subject) -> None:
-        if process := self.processes.pop(subject.name, None):
-            stop(process)
+        for name in (subject.name, f"beside {subject.name}"):
+            if process := self.processes.pop(name, None):
+                stop(process)
 
     def pid(self, name: str) -> int:
         return self.processes[name].pid
