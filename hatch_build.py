@@ -40,7 +40,7 @@ HOT = (
     ),
     *("http1/client", "http1/clock", "http1/connection", "http1/exchange", "http1/head", "http1/message"),
     *("http1/response", "http1/run", "http1/server", "http1/upstream"),
-    *("origin/resolve", "policy/program"),
+    *("origin/resolve", "policy/program", "projections/prices"),
     *("wire/body", "wire/headers", "wire/sse"),
 )
 

@@ -86,12 +86,12 @@ class Limiting:
         for usage in spent:
             tokens += usage.prompt + usage.completion
         used = [0] * bounds.flights + [tokens] * len(bounds.tokens)
+        money = worth(held.price, spent) if bounds.budgets else 0
         for each in bounds.budgets:
             window_ms = each.limit.window_ms
-            if window_of(window_ms, call.at_ms) != window_of(window_ms, now_ms):
-                used.append(0)  # it belongs to the window of its decision, which is over
-            else:
-                used.append(worth(each, held.price, spent))
+            # What belongs to the window of its decision, which is over, is counted no more.
+            over = window_of(window_ms, call.at_ms) != window_of(window_ms, now_ms)
+            used.append(money if drawn(each, held.price) and not over else 0)
         self._settle(held.wants, used, now_ms)
 
     def _asking(self, call: Call, permitted: bool) -> Asking:
@@ -104,8 +104,8 @@ class Limiting:
         price = None
         if bounds.budgets:
             price = bounds.price(call.at_ms)
-            most = [Usage(0, completion, prompt, 0, "estimated")]
-            wants += [Want(each.key, each.limit, worth(each, price, most)) for each in bounds.budgets]
+            money = worth(price, [Usage(0, completion, prompt, 0, "estimated")])
+            wants += [Want(each.key, each.limit, money if drawn(each, price) else 0) for each in bounds.budgets]
         return Asking(bounds, wants, Held(bounds, wants[bounds.charged :], price, prompt, completion))
 
     def _reserved(self, call: Call, asking: Asking, refusal: Refusal | None) -> Error | None:
@@ -238,11 +238,14 @@ def whole(value: msgspec.Raw | None) -> int | None:
     return int(text) if text.isdigit() and len(text) < 10 else None
 
 
-def worth(bound: Bound, price: Price | None, spent: list[Usage]) -> int:
-    """In 10^-12 of the budget's currency; nothing for a model without a price in it."""
-    if price is None or price.currency != bound.currency:
-        return 0
-    return sum([cost(price, usage) for usage in spent])
+def worth(price: Price | None, spent: list[Usage]) -> int:
+    """In 10^-12 of the price's currency."""
+    return 0 if price is None else sum([cost(price, usage) for usage in spent])
+
+
+def drawn(budget: Bound, price: Price | None) -> bool:
+    """Whether a call at this price draws from the budget: not in another currency, nor without a price."""
+    return price is not None and price.currency == budget.currency
 
 
 def head_of(call: Call, bounds: Bounds, states: list[State]) -> bytes:

@@ -50,20 +50,22 @@ class Records:
     def decision(self, call: Call, verdict: Verdict, refusal: Error | None) -> bytes:
         """The entry; `call.personal` gets the salt and value that its commitment stands for."""
         call.personal, commitment = commit(personal(call))
-        told = reserved(call)
-        if refusal is not None or told is not UNSET:
-            return encode(self._decision(call, verdict, refusal, told, commitment))
+        if refusal is not None:
+            return encode(self._decision(call, verdict, refusal, commitment))
         # What `encode` gives for this, the most frequent of entries, in a fraction of the time.
         spelled = verdict.spelled
         if spelled is None:
             spelled = verdict.spelled = self._spelled(call, verdict)
-        return b'{"decision":{"admitted":true,"at_ms":%d%b%b%b%b","revision":%d}}' % (
-            *(call.at_ms, spelled[0], commitment.encode(), spelled[1], call.id.encode(), self._revision),
+        held, more = call.held, b""
+        if held is not None and held.bounds.budgets:
+            more = b',"reserved":{"completion":%d,"prompt":%d}' % (held.completion, held.prompt)
+        return b'{"decision":{"admitted":true,"at_ms":%d%b%b%b%b"%b,"revision":%d}}' % (
+            *(call.at_ms, spelled[0], commitment.encode(), spelled[1], call.id.encode(), more, self._revision),
         )
 
     def _spelled(self, call: Call, verdict: Verdict) -> tuple[bytes, bytes]:
         """What is the same in the entries of all admitted calls with this verdict."""
-        of = self._decision(call, verdict, None, UNSET, "")
+        of = self._decision(call, verdict, None, "")
         quoted = msgspec.json.encode
         return (
             b',"candidates":[%b],"client":%b,"commitment":"' % (b",".join(map(bytes, of.candidates)), of.client),
@@ -71,14 +73,7 @@ class Records:
             % (of.deployment, quoted(of.operation), of.origin, quoted(of.release)),
         )
 
-    def _decision(
-        self,
-        call: Call,
-        verdict: Verdict,
-        refusal: Error | None,
-        told: entries.Reserved | msgspec.UnsetType,
-        commitment: str,
-    ) -> Decision:
+    def _decision(self, call: Call, verdict: Verdict, refusal: Error | None, commitment: str) -> Decision:
         account, deployment = call.account, call.deployment
         assert account is not None
         assert deployment is not None
@@ -97,7 +92,6 @@ class Records:
             origin=self._origin(verdict.origin),
             release=self._release,
             request=call.id,
-            reserved=told,
             revision=self._revision,
         )
 
@@ -144,13 +138,6 @@ def remember(memory: dict[Keyed, Part], key: Keyed, part: Part) -> Part:
         memory.clear()
     memory[key] = part
     return part
-
-
-def reserved(call: Call) -> entries.Reserved | msgspec.UnsetType:
-    held = call.held
-    if held is None or not held.bounds.budgets:
-        return UNSET
-    return entries.Reserved(held.completion, held.prompt)
 
 
 def numbered_owners(account: Account) -> tuple[entries.Owner, ...]:
