@@ -74,8 +74,9 @@ def test_a_budget_survives_a_kill_and_charges_what_was_lost(fleet: Fleet, tmp_pa
             sim.use(Settings(keep=20, tokens=1_000))
             before = used_percent(call(gateway, key))
             sim.use(Settings(keep=20, script=(Rule(fault="hang"),)))
+            requests = sim.counters.requests
             left = ask_and_leave(gateway, key)
-            until(lambda: len(sim.seen) > 0, "it is under way")
+            until(lambda: sim.counters.requests > requests, "it is under way")
             for pid in gateway.workers():
                 os.kill(pid, signal.SIGKILL)
             left.close()
