@@ -29,7 +29,7 @@ MAX_LINES: Final = 64
 def _discard_unwanted(opening: asyncio.Task[Connection]) -> None:
     """A connection that was open just when nobody wanted it any more."""
     if not opening.cancelled() and opening.exception() is None:
-        opening.result().discard()
+        opening.result().drop()
 
 
 class Pool:
@@ -148,7 +148,7 @@ class Pool:
                 opening.add_done_callback(_discard_unwanted)
             raise
         if self._late(connection):
-            connection.discard()
+            connection.drop()
             raise Fault("connect", "the connection was closed as soon as it was open", sent=sent)
         # Only now: of a connection whose opening is cancelled, uvloop may report the making and not the loss.
         self._open.add(connection)

@@ -383,6 +383,10 @@ class Connection(asyncio.Protocol):
         if response is not None:
             self._wake(response)
 
+    def drop(self) -> None:
+        """Close a connection that nothing was ever sent over: at once, as the loop may end with its caller."""
+        self.fail(Fault("cut", "nobody wants the connection"))
+
     def discard(self) -> None:
         """Close an idle connection in order."""
         if not self.closed:
