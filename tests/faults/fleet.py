@@ -41,6 +41,8 @@ from harness import body_of  # noqa: E402
 from people import ACCESS, Served  # noqa: E402
 
 ACCOUNT = "fleet"
+PRICE = {"from": "2020-01-01T00:00:00Z", "inputMicros": 2_000_000, "outputMicros": 10_000_000}
+BUDGET = {"amountMicros": 1_000_000_000, "period": "month"}
 
 
 class Process:
@@ -100,11 +102,23 @@ class Process:
             if self._process is not None and self._process.stdout is not None:
                 self._process.stdout.close()
 
+    def kill(self) -> None:
+        """All of it, workers too."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def restart(self, *, kill: bool = False) -> None:
         begun = time.monotonic()
-        if kill and self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        if kill:
+            self.kill()
         self.stop()
         self.start()
         self.restarts.append(time.monotonic() - begun)
@@ -207,9 +221,9 @@ def by_management(houses: list[Served]) -> Callable[[], None]:
 
 @contextmanager
 def fleet(
-    home: Path, database: str, gateways: int, controls: int, sim: str
+    home: Path, database: str, gateways: int, controls: int, sim: str, store: str | None = None
 ) -> Iterator[tuple[list[Process], list[Process], list[Served], str]]:
-    """Running; and the key of an account."""
+    """Running; and the key of an account. With a `store` of limits it has a budget, and gateways have two workers."""
     environ = {**os.environ, "ENTREPOT_DATABASE": database, "ENTREPOT_MASTER_KEY": MasterKey.generate().text()}
     planes, edges, houses = [], [], []
     with ExitStack() as stack:
@@ -232,18 +246,21 @@ def fleet(
             houses.append(_house(data, f"https://{where[0]}:{port}"))
         do = houses[0].administrator.do
         houses[0].upstream(sim, "gpt-4o@2024-11-20")
-        key = _account(houses[0])
+        do("PUT", f"{ACCESS}/models/gpt-4o@2024-11-20", {"provider": "openai", "prices": [PRICE]})
+        key = _account(houses[0], {} if store is None else {"limits": {"budgets": [BUDGET]}})
         urls = [house.url for house in houses]
         for number in range(gateways):
             name, where = f"edge-{number + 1}", (f"127.0.0.{21 + number}", 0)
             edge = Process(name, home / f"{name}.log", "serving ", environ, where, where)
             stack.callback(edge.end)
             ports = [sock.getsockname()[1] for sock in edge.sockets]
-            properties = {
+            properties: dict[str, Any] = {
                 "territory": "JP",
                 "listen": f"{where[0]}:{ports[0]}",
                 "adminListen": f"{where[0]}:{ports[1]}",
             }
+            if store is not None:
+                properties |= {"workers": 2, "limitStore": {"url": store}}
             do("PUT", f"{ACCESS}/gateways/{name}", properties)
             token = do("POST", f"{ACCESS}/gateways/{name}/enrol")["token"]
             edge.words = ["gateway", "--data", str(home / name), "--enrol", token]
@@ -261,13 +278,13 @@ def _house(data: Path, url: str) -> Served:
     return Served(data, {"data plane": "http://127.0.0.21:8080", "metrics": ""})
 
 
-def _account(house: Served) -> str:
+def _account(house: Served, properties: dict[str, Any]) -> str:
     do = house.administrator.do
     (subscription,) = do("GET", "/subscriptions")["value"]
     group = f"/subscriptions/{subscription['subscriptionId']}/resourceGroups/fleet"
     do("PUT", group, location="japaneast")
     at = f"{group}/providers/Microsoft.CognitiveServices/accounts/{ACCOUNT}"
-    do("PUT", at, {}, location="japaneast", kind="OpenAI", sku={"name": "S0"})
+    do("PUT", at, properties, location="japaneast", kind="OpenAI", sku={"name": "S0"})
     model = {"format": "OpenAI", "name": "gpt-4o", "version": "2024-11-20"}
     do("PUT", f"{at}/deployments/chat", {"model": model}, sku={"name": "GlobalStandard", "capacity": 1_000})
     return str(do("POST", f"{at}/listKeys")["key1"])
@@ -316,10 +333,10 @@ def roll(
             for failure, number in Counter([*load.failures, *managing.failures]).most_common(8):
                 print(f"  {number} times {failure}")
             served = sum(number for kind, number in load.results.items() if kind.endswith("served"))
-            counted = _counted(home, [edge.name for edge in edges], [plane.name for plane in planes])
-            print(f"in the ledgers: {counted} admitted calls; all copies at all control planes proved")
-            assert counted >= served, (counted, served)
-            asyncio.run(_added_up(database, planes[0].master, counted))
+            found = counted(home, [edge.name for edge in edges], [plane.name for plane in planes])
+            print(f"in the ledgers: {found} admitted calls; all copies at all control planes proved")
+            assert found >= served, (found, served)
+            asyncio.run(added_up(database, planes[0].master, found))
             print("in the database: as many, each once")
     return load
 
@@ -346,7 +363,7 @@ def _create(server: Any) -> str:
     return str(asyncio.run(server.create()))
 
 
-def _counted(home: Path, edges: list[str], planes: list[str]) -> int:
+def counted(home: Path, edges: list[str], planes: list[str]) -> int:
     """Admitted calls in the gateways' ledgers, once each copy of them has as many and is proved."""
     total = 0
     for edge in edges:
@@ -367,7 +384,7 @@ def _counted(home: Path, edges: list[str], planes: list[str]) -> int:
     return total
 
 
-async def _added_up(database: str, master: str, wanted: int) -> None:
+async def added_up(database: str, master: str, wanted: int) -> None:
     store = await Store.open(database, MasterKey.from_env({"ENTREPOT_MASTER_KEY": master}))
     try:
         deadline = time.monotonic() + 60
