@@ -17,31 +17,20 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ENABLED = os.environ.get("ENTREPOT_COMPILE") == "1"
-HOT = (
-    *(
-        "gateway/admit",
-        "gateway/authenticate",
-        "gateway/call",
-        "gateway/dispatch",
-        "gateway/heads",
-        "gateway/health",
-        "gateway/ids",
-    ),
-    *("gateway/aggregated", "gateway/bounds", "gateway/limiting", "limits/rate", "limits/reserve", "wire/quotas"),
-    *("gateway/journal", "gateway/records", "gateway/relay", "gateway/routes", "gateway/serve", "gateway/settle"),
-    *(
-        "gateway/upstreams",
-        "ledger/frames",
-        "ledger/ledger",
-        "ledger/log",
-        "ledger/store",
-        "ledger/tree",
-        "ledger/writer",
-    ),
-    *("http1/client", "http1/clock", "http1/connection", "http1/exchange", "http1/head", "http1/message"),
-    *("http1/response", "http1/run", "http1/server", "http1/upstream"),
-    *("origin/resolve", "policy/program", "projections/prices"),
-    *("wire/body", "wire/headers", "wire/sse"),
+HOT = tuple(
+    f"{package}/{module}"
+    for package, modules in (
+        ("gateway", "admit aggregated authenticate bounds call dispatch heads health ids journal limiting"),
+        ("gateway", "records relay remembered routes serve settle upstreams"),
+        ("http1", "client clock connection exchange head message response run server upstream"),
+        ("ledger", "frames ledger log store tree writer"),
+        ("limits", "rate reserve table"),
+        ("origin", "resolve"),
+        ("policy", "program"),
+        ("projections", "prices"),
+        ("wire", "body headers quotas sse"),
+    )
+    for module in modules.split()
 )
 
 

@@ -7,6 +7,7 @@ from entrepot.gateway.authenticate import authenticate
 from entrepot.gateway.call import Admission, Call, Occasion, Verdict
 from entrepot.gateway.journal import Journal
 from entrepot.gateway.limiting import Limiting
+from entrepot.gateway.remembered import remember
 from entrepot.gateway.routes import Route
 from entrepot.gateway.upstreams import now_s
 from entrepot.limits.reserve import Short
@@ -14,8 +15,6 @@ from entrepot.origin.resolve import Origin
 from entrepot.policy import Decision, Program
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
 from entrepot.wire import body
-
-REMEMBERED = 4_096
 
 
 def read_body(call: Call, route: Route) -> None:
@@ -100,9 +99,7 @@ class Verdicts:
         until_ms = min(account.timeline.at(at_ms)[1], snapshot.program.segment(at_ms)[1] - snapshot.warn_ms)
         found = Verdict(occasion.origin, decisions, admission, at_ms, until_ms)
         if until_ms > at_ms:  # else a change is near, and what is told of it changes as well
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[key] = found
+            remember(self._known, key, found)
         return found
 
 

@@ -43,6 +43,10 @@ class Admission(msgspec.Struct, frozen=True):
     refused_from_ms: int | None = None
 
 
+Spelled = tuple[msgspec.Raw, msgspec.Raw, bytes]
+"""Of the entries of admitted calls: candidates, client, and what stands between commitment and id."""
+
+
 class Verdict:
     """What the policy decides on one account's calls to one deployment from one origin, between two instants.
 
@@ -57,8 +61,7 @@ class Verdict:
         self.admission = admission
         self.since_ms = since_ms
         self.until_ms = until_ms
-        self.spelled: tuple[bytes, bytes] | None = None
-        """Of the entry of an admitted call: what stands before its commitment, but for its head, and up to its id."""
+        self.spelled: Spelled | None = None
 
 
 class Call:

@@ -7,18 +7,19 @@ write, else the model's default. What it did not use is given back at the end.
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from entrepot.errors import Code, Error
 from entrepot.gateway.bounds import Bound, Bounds, Held, bounds_of
 from entrepot.gateway.call import Call
+from entrepot.gateway.remembered import remember
 from entrepot.ledger.entries import Usage
 from entrepot.limits.rate import window_end_ms, window_of
 from entrepot.limits.reserve import Refusal, State, Store, StoreBusy, Want
 from entrepot.projections.prices import cost
-from entrepot.resources.model import Price
+from entrepot.resources.model import Price, Quota
 from entrepot.snapshot import Snapshot
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire import quotas
@@ -26,7 +27,7 @@ from entrepot.wire.usage import BYTES_PER_TOKEN, estimated
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 16_384
+NO_LIMITS: Final = Quota()
 DEGRADED = ("limits",)
 MOST_TOKENS = 1_000_000_000
 EMBEDDED = b";base64,"
@@ -157,12 +158,11 @@ class Limiting:
         assert deployment is not None
         if snapshot is not self._snapshot:  # it began before the last change, and needs what it began with
             return bounds_of(snapshot, account, deployment, call.key_name)
-        key = (account.name, call.key_name, deployment.name)
+        given = account.given
+        key = (account.name, deployment.name, "" if given.key_limits == NO_LIMITS else call.key_name)
         found = self._known.get(key)
         if found is None:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            found = self._known[key] = bounds_of(snapshot, account, deployment, call.key_name)
+            found = remember(self._known, key, bounds_of(snapshot, account, deployment, call.key_name))
         return found
 
     def _refusal(self, call: Call, bounds: Bounds, refusal: Refusal, want: Want, states: list[State]) -> Error:

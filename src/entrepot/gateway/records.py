@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from entrepot.errors import Error
-from entrepot.gateway.call import Call, Verdict
+from entrepot.gateway.call import Call, Spelled, Verdict
+from entrepot.gateway.remembered import remember
 from entrepot.http1.client import Response
 from entrepot.ledger import entries
 from entrepot.ledger.entries import Decision, Leg, Outcome, Personal, Usage, commit, encode, raw
@@ -22,13 +23,10 @@ from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
 from entrepot.wire.body import Fields
 from entrepot.wire.usage import estimated, usage_in_part
 
-REMEMBERED = 16_384
 LONGEST_NAME = 256
 ANSWERS = ("application/json", "text/event-stream")
 
 _monotonic: Final = time.monotonic
-
-Part = TypeVar("Part")
 
 
 class Records:
@@ -59,19 +57,23 @@ class Records:
         held, more = call.held, b""
         if held is not None and held.bounds.budgets:
             more = b',"reserved":{"completion":%d,"prompt":%d}' % (held.completion, held.prompt)
-        return b'{"decision":{"admitted":true,"at_ms":%d%b%b%b%b"%b,"revision":%d}}' % (
-            *(call.at_ms, spelled[0], commitment.encode(), spelled[1], call.id.encode(), more, self._revision),
+        return (
+            b'{"decision":{"admitted":true,"at_ms":%d,"candidates":[%b],"client":%b,"commitment":"%b"%b%b"%b'
+            b',"revision":%d}}'
+        ) % (
+            *(call.at_ms, spelled[0], spelled[1], commitment.encode(), spelled[2], call.id.encode(), more),
+            self._revision,
         )
 
-    def _spelled(self, call: Call, verdict: Verdict) -> tuple[bytes, bytes]:
+    def _spelled(self, call: Call, verdict: Verdict) -> Spelled:
         """What is the same in the entries of all admitted calls with this verdict."""
         of = self._decision(call, verdict, None, "")
-        quoted = msgspec.json.encode
-        return (
-            b',"candidates":[%b],"client":%b,"commitment":"' % (b",".join(map(bytes, of.candidates)), of.client),
-            b'","deployment":%b,"operation":%b,"origin":%b,"release":%b,"request":"'
-            % (of.deployment, quoted(of.operation), of.origin, quoted(of.release)),
+        quoted, candidates = msgspec.json.encode, of.candidates
+        joined = candidates[0] if len(candidates) == 1 else Raw(b",".join(map(bytes, candidates)))
+        rest = b',"deployment":%b,"operation":%b,"origin":%b,"release":%b,"request":"' % (
+            *(of.deployment, quoted(of.operation), of.origin, quoted(of.release)),
         )
+        return joined, of.client, rest
 
     def _decision(self, call: Call, verdict: Verdict, refusal: Error | None, commitment: str) -> Decision:
         account, deployment = call.account, call.deployment
@@ -128,16 +130,6 @@ class Records:
             made = raw(entries.Candidate(candidate.facts, decision.permit, decision.rules, candidate.upstream))
             found = remember(self._candidates, key, (candidate, decision, made))
         return found[2]
-
-
-Keyed = TypeVar("Keyed")
-
-
-def remember(memory: dict[Keyed, Part], key: Keyed, part: Part) -> Part:
-    if len(memory) >= REMEMBERED:
-        memory.clear()
-    memory[key] = part
-    return part
 
 
 def numbered_owners(account: Account) -> tuple[entries.Owner, ...]:
