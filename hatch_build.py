@@ -22,7 +22,7 @@ HOT = tuple(
     for package, modules in (
         ("gateway", "admit aggregated authenticate bounds call dispatch heads health ids journal limiting"),
         ("gateway", "records relay remembered routes serve settle upstreams"),
-        ("http1", "client clock connection exchange head message response run server upstream"),
+        ("http1", "client clock connection exchange head message outbox response run server upstream"),
         ("ledger", "frames ledger log store tree writer"),
         ("limits", "rate reserve table"),
         ("origin", "resolve"),

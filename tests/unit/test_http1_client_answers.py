@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrepot.http1.client import Fault, Response
+from entrepot.http1.outbox import Outbox
 from entrepot.http1.upstream import BUFFER_BYTES, HEAD_BYTES, Connection, Names
 
 CHUNKED = b"transfer-encoding: chunked\r\n"
@@ -47,9 +48,10 @@ class Wire:
 
 
 class Owner:
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.told: list[str] = []
         self.names = Names(None)
+        self.outbox = Outbox(loop, ())
 
     def free(self, _: Connection) -> None:
         self.told.append("free")
@@ -66,7 +68,7 @@ class Line:
 
     def __init__(self, method: str = "POST") -> None:
         self.loop = asyncio.new_event_loop()
-        self.wire, self.owner = Wire(), Owner()
+        self.wire, self.owner = Wire(), Owner(self.loop)
         self.connection = Connection(self.owner, self.loop)
         self.connection.connection_made(self.wire)  # type: ignore[arg-type]
         self.connection.without_body = method == "HEAD"

@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from entrepot.http1.connect import Connector, Endpoint, authority, client_tls
+from entrepot.http1.outbox import Outbox
 from entrepot.http1.response import Fault, FaultKind, Response
 from entrepot.http1.upstream import Connection, Names
 
@@ -67,6 +68,7 @@ class Pool:
         self._open: set[Connection] = set()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.outbox: Outbox
         self._timer: asyncio.TimerHandle | None = None
         self._brisk = False
         self._drained: asyncio.Event | None = None
@@ -87,6 +89,7 @@ class Pool:
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
+            self.outbox = Outbox(loop, self._busy)
         line = self._lines.get((method, target)) or self._line(method, target)
         request = b"%b%d\r\n%b\r\n%b" % (line, len(body), head, body)
         now = loop.time()

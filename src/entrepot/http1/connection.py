@@ -50,13 +50,13 @@ class Connection(asyncio.Protocol):
         "_seen",
         "_state",
         "_transport",
+        "_unsent",
         "backlog",
         "deadline",
         "paused",
         "secure",
         "server",
         "slot",
-        "write",
     )
 
     def __init__(self, server: Server, secure: bool) -> None:
@@ -65,7 +65,8 @@ class Connection(asyncio.Protocol):
         self.deadline = NEVER
         self.slot = 0
         self._transport: asyncio.Transport
-        self.write: Callable[[bytes], None]
+        self._unsent = b""
+        """What goes to the transport at the end of this turn of the loop."""
         self._peer = ""
         self._state = _IDLE
         self._buffer: bytes | bytearray = b""
@@ -86,7 +87,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)
         self._transport = transport
-        self.write = transport.write
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         address = transport.get_extra_info("peername")
         if isinstance(address, tuple):
@@ -106,6 +106,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         # The loop closes the transport after this, unsent octets first; nobody waits for the rest of an answer.
+        self.flush()
         if self._state == _BUSY:
             self._transport.abort()
             self._lose()
@@ -114,6 +115,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._state = _CLOSING
+        self._unsent = b""
         self._lose()
         self._buffer = b""
         self._request = self._chunked = self._pause = self._resume = None
@@ -138,6 +140,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The clock: a time limit was reached."""
+        self.flush()
         unsent = self._transport.get_write_buffer_size()
         if self._state == _LINGERING:
             self._close()
@@ -163,6 +166,21 @@ class Connection(asyncio.Protocol):
         if self.paused:
             self.backlog += len(data)
         self.write(data)
+
+    def write(self, data: bytes) -> None:
+        unsent = self._unsent
+        self._unsent = unsent + data if unsent else data
+        if len(self._unsent) > HIGH_WATER:
+            self.flush()  # so that the transport can say at once that it is too much
+        elif not unsent:
+            self.server.outbox.put(self)
+
+    def flush(self) -> None:
+        """The server's outbox, or something that must come behind what was written."""
+        data = self._unsent
+        if data:
+            self._unsent = b""
+            self._transport.write(data)
 
     def answered(self, keep: bool) -> None:
         """The answer has been handed over; the next request may be read."""
@@ -194,6 +212,7 @@ class Connection(asyncio.Protocol):
     def cut(self) -> None:
         """Closes with a reset and cancels the handler; what is unsent is dropped."""
         self._state = _CLOSING
+        self.flush()
         raw = self._transport.get_extra_info("socket")
         if raw is not None and raw.family != socket.AF_UNIX:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -315,6 +334,7 @@ class Connection(asyncio.Protocol):
         self._state = _LINGERING
         self._buffer = b""
         self._request = self._chunked = None
+        self.flush()
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self.server.clock.watch(self, self.server.clock.now + LINGER_S)
@@ -323,6 +343,7 @@ class Connection(asyncio.Protocol):
         """Closes once everything is sent."""
         self._state = _CLOSING
         self._buffer = b""
+        self.flush()
         self._transport.close()
         self._watch_closing()
 

@@ -14,6 +14,7 @@ from entrepot.http1.clock import Clock
 from entrepot.http1.connection import LINGER_S, Connection
 from entrepot.http1.exchange import ENDED, Exchange
 from entrepot.http1.head import HeadParser
+from entrepot.http1.outbox import Outbox
 from entrepot.http1.run import Run
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._open: set[Connection] = set()
         self._running: dict[Exchange, Run] = {}
+        self.outbox = Outbox(self.loop, self._running)
         self._quiet = asyncio.Event()
 
     @property

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from entrepot.http1.message import Headers
+    from entrepot.http1.outbox import Outbox
 
 HEAD_BYTES: Final = 65_536
 """Bound on the head of an answer, interim ones included, and on framing (extensions, trailers) between body bytes."""
@@ -58,6 +59,7 @@ class Owner(Protocol):
     """The pool, as a connection sees it."""
 
     names: Names
+    outbox: Outbox
 
     def free(self, connection: Connection) -> None:
         """The answer is whole and the connection fit for another request."""
@@ -101,6 +103,7 @@ class Connection(asyncio.Protocol):
         "to_eof",
         "total_by",
         "transport",
+        "unsent",
         "without_body",
     )
 
@@ -125,6 +128,8 @@ class Connection(asyncio.Protocol):
         self.excess = self.to_eof = self.without_body = False
         self.keep = True
         self.problem = ""
+        self.unsent = b""
+        """The request, until the end of the loop's turn."""
 
     # Requests
 
@@ -137,8 +142,16 @@ class Connection(asyncio.Protocol):
         self.total_by = total_by
         self.head_done = self.done = False
         self.room = HEAD_BYTES
-        self.transport.write(request)
+        self.unsent = request
+        self.owner.outbox.put(self)
         return response, waiter
+
+    def flush(self) -> None:
+        """The outbox."""
+        request = self.unsent
+        if request:
+            self.unsent = b""
+            self.transport.write(request)
 
     @property
     def unheard(self) -> bool:
@@ -151,6 +164,10 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        if self.unsent:
+            # INVARIANT: what comes before the request has left is no answer to it. It leaves over another connection.
+            self.fail(Fault("cut", "the upstream spoke before it was asked", sent=False))
+            return
         self.heard = True
         sink = self.sink
         if sink is None:
@@ -372,6 +389,7 @@ class Connection(asyncio.Protocol):
 
     def fail(self, failure: BaseException) -> None:
         """End the exchange, if one runs, with `failure`, and close the connection at once."""
+        self.unsent = b""
         response = self.response
         if response is not None:
             response._failure = failure
