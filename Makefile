@@ -38,7 +38,7 @@ wheel: setup ## a wheel whose hot modules are compiled (needs a C compiler), in 
 test-compiled: wheel setup-tests ## the tests over real processes and formats, on the compiled wheel
 	UV_PROJECT_ENVIRONMENT=.venv-compiled $(UV) sync --frozen --quiet --extra demo --no-install-project
 	$(UV) pip install --quiet --python .venv-compiled/bin/python --no-deps --reinstall dist/entrepot-*.whl
-	.venv-compiled/bin/pytest tests/conformance tests/integration tests/faults tests/clients -n $(JOBS) --dist loadfile $(ARGS)
+	.venv-compiled/bin/pytest tests/conformance tests/integration tests/faults tests/clients -m "not pure" -n $(JOBS) --dist loadfile $(ARGS)
 
 setup-tests: setup ## what the tests need beside the virtual environment: the older SDK, the Node SDK
 	sh tests/clients/setup.sh

@@ -165,6 +165,7 @@ def test_entries_whose_personal_data_was_lost_are_named(tmp_path: Path, roomy: N
     assert (report.calls.decisions, report.open_calls()) == (4, 0), "they are kept, and got their outcome, `lost`"
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("which", ["00000000.entries", "private/00000000.private"])
 def test_what_only_the_kernels_memory_holds_is_written_again(
     tmp_path: Path, roomy: None, monkeypatch: pytest.MonkeyPatch, which: str

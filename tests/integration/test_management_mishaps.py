@@ -44,6 +44,7 @@ def test_nothing_is_decided_unrecorded(tmp_path: Path) -> None:
     over(work, tmp_path)
 
 
+@pytest.mark.pure
 def test_a_batch_happens_only_with_its_decisions_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(control: Control, data: Path) -> None:
         account = await control.declared_account(ACCOUNT)
@@ -76,6 +77,7 @@ def test_a_batch_happens_only_with_its_decisions_recorded(tmp_path: Path, monkey
     over(work, tmp_path)
 
 
+@pytest.mark.pure
 def test_while_the_ledger_cannot_be_written_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(control: Control, data: Path) -> None:
         control.ledger.problem = "the disk is full"
@@ -106,6 +108,7 @@ def test_while_the_ledger_cannot_be_written_nothing_changes(tmp_path: Path, monk
     over(work, tmp_path)
 
 
+@pytest.mark.pure
 def test_what_a_crash_left_in_the_outbox_is_brought_to_the_ledger_once(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
