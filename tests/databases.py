@@ -124,7 +124,11 @@ class Wire:
         return breaks
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> None:
-        from_server, to_server = await asyncio.open_unix_connection(path)
+        try:
+            from_server, to_server = await asyncio.open_unix_connection(path)
+        except OSError:  # the server is away
+            writer.close()
+            return
         back = asyncio.ensure_future(_pump(from_server, writer))
         try:
             while data := await reader.read(65536):
