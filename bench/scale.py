@@ -25,7 +25,7 @@ from statistics import median
 
 import measure
 import subjects
-from measure import GATEWAY_CORE, HERE, LOAD_CORE
+from measure import GATEWAY_CORE, HERE, LOAD_CORE, Load
 
 WORLD = """
 [gateway]
@@ -99,15 +99,6 @@ class Running:
     ready_s: float
     costs_us: list[float] = field(default_factory=list)
     errors: int = 0
-
-
-@dataclass(frozen=True)
-class Load:
-    calls: int
-    duration_s: float
-    p50_us: float
-    p99_us: float
-    errors: int
 
 
 def options() -> argparse.Namespace:

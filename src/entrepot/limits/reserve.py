@@ -95,7 +95,7 @@ class Memory:
     problem: str | None = None
 
     def __init__(self) -> None:
-        self._held: dict[bytes, _Held] = {}
+        self._held: dict[bytes, Bucket] = {}
 
     def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         taken = []
@@ -158,11 +158,11 @@ class Memory:
             if held.reserved or empty_at_ms(held.limit, Level(held.level, held.at_ms)) > now_ms
         }
 
-    def _now(self, want: Want, now_ms: int) -> _Held:
+    def _now(self, want: Want, now_ms: int) -> Bucket:
         """What is held, with its level brought to now, under the limit as it is declared now."""
         held = self._held.get(want[0])
         if held is None:
-            held = self._held[want[0]] = _Held(want[1], now_ms)
+            held = self._held[want[0]] = Bucket(want[1], now_ms)
         elif held.limit is not want[1]:
             held.adopt(want[1])
         passed_ms = now_ms - held.at_ms
@@ -177,8 +177,8 @@ class Memory:
         return held
 
 
-class _Held:
-    """A level with its limit, and what of the limit every call looks at."""
+class Bucket:
+    """A level with its limit, what is reserved of it, and what of the limit every call looks at."""
 
     __slots__ = ("amount", "at_ms", "capacity", "charged", "level", "limit", "period_ms", "reserved", "windowed")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, wait_ms
-from entrepot.limits.reserve import Refusal, State, StoreBusy, Want, state_of
+from entrepot.limits.reserve import Bucket, Refusal, State, StoreBusy, Want, state_of
 
 SLOTS = 1 << 18
 WAYS = 16
@@ -298,42 +298,18 @@ class Table:
         return place
 
 
-class _Place:
-    """Where a limit stands, what of it every call looks at, and what the table said of it last."""
+class _Place(Bucket):
+    """Where a limit stands, and what the table said of it last."""
 
-    __slots__ = (
-        "amount",
-        "at_ms",
-        "capacity",
-        "charged",
-        "level",
-        "limit",
-        "mine",
-        "period_ms",
-        "place",
-        "reserved",
-        "stale",
-        "used",
-        "windowed",
-        "word",
-    )
+    __slots__ = ("mine", "place", "stale", "used", "word")
 
     def __init__(self, place: int, number: int, processes: int, limit: Limit) -> None:
+        super().__init__(limit, 0)
         self.place = place
         self.word = place // _WORD
         self.mine = self.word + _CELLS + number
         self.used = self.mine + processes
-        self.level = self.at_ms = self.reserved = 0
         self.stale = False
-        self.adopt(limit)
-
-    def adopt(self, limit: Limit) -> None:
-        self.limit = limit
-        self.amount = limit.amount
-        self.period_ms = limit.period_ms
-        self.capacity = limit.capacity
-        self.charged = limit.charged
-        self.windowed = limit.window_ms > 0
 
     def read(self, row: tuple[Any, ...], now_ms: int) -> None:
         """A slot's words. `stale`: its window is over, and its cells are of the one before."""
