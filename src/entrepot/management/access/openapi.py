@@ -141,7 +141,7 @@ def _principals() -> dict[str, Any]:
     )
     body = _body({"$ref": REFERENCE + "SecretRequest"}) | {"required": False}
     request = {"$ref": REFERENCE + "PrincipalRequest"}
-    condition = {"parameters": [{"name": "If-Match", "in": "header", "schema": {"type": "string"}}]}
+    condition = {"parameters": _CONDITIONS[:1]}
     one = {
         "parameters": parameters,
         "get": _read("principals", "Principal"),
