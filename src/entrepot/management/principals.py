@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
-from entrepot.management import secret
+from entrepot.management import etags, secret
 from entrepot.management.access.proposal import plain_name
 from entrepot.management.arm import conditions
 from entrepot.management.assignments import keep_an_owner, may_grant
@@ -96,6 +96,7 @@ async def _put(request: Request) -> Response:
 
 async def _delete(request: Request) -> Response:
     """Its assignments and secrets go with it."""
+    etags.named(request, "If-Match")  # what is none is told, also where there is nothing to delete
     asking = caller(request)
     try:
         row = await _held(request, _DELETE)
