@@ -302,12 +302,15 @@ def test_settings_keep_the_issuer(served: Plane) -> None:
 def test_methods_that_a_path_does_not_have(served: Plane) -> None:
     admin = served.of("admin")
     for method, path, allowed in (
-        ("POST", "regions", "GET"),
-        ("DELETE", "regions", "GET"),
-        ("POST", "regions/x", "GET, PUT, PATCH, DELETE"),
-        ("DELETE", "settings/default", "GET, PUT, PATCH"),
-        ("PUT", "policyReleases/x", "GET"),
-        ("DELETE", "proposals/x", "GET, PUT"),
+        ("POST", "regions", "GET, HEAD"),
+        ("DELETE", "regions", "GET, HEAD"),
+        ("OPTIONS", "proposals", "GET, HEAD"),
+        ("POST", "regions/x", "DELETE, GET, HEAD, PATCH, PUT"),
+        ("DELETE", "settings/default", "GET, HEAD, PATCH, PUT"),
+        ("PUT", "policyReleases/x", "GET, HEAD"),
+        ("DELETE", "proposals/x", "GET, HEAD, PUT"),
     ):
         answer = admin.request(method, f"{ROOT}/{path}")
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed), f"{method} {path}"
+    for path, instead in (("policyReleases/x", "proposed by one person"), ("proposals/x", "decided with POST")):
+        assert instead in admin.delete(f"{ROOT}/{path}").json()["error"]["message"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -125,6 +127,20 @@ def test_methods_that_a_path_does_not_have(admin: httpx.Client) -> None:
     assert "GET" in answer.headers["allow"]
     assert answer.json()["error"]["code"] == "MethodNotAllowed"
     assert admin.options(f"{PRINCIPAL}/x").headers["allow"] == "DELETE, GET, HEAD, PUT"
+
+
+def test_what_is_allowed_is_what_is_served(tmp_path: Path) -> None:
+    with plane(tmp_path) as served:
+        admin = served.of("admin")
+        for template in sorted({route.path for route in served.app.routes}):
+            path = re.sub(r"\{[^}]*\}", NORTH, template)
+            tried = {
+                method: admin.request(method, path) for method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE")
+            }
+            answered = {method for method, answer in tried.items() if answer.status_code != 405}
+            asked = [admin.options(path), *(answer for answer in tried.values() if answer.status_code == 405)]
+            assert {answer.headers["allow"] for answer in asked} == {", ".join(sorted(answered))}, template
+            assert {answer.status_code for answer in asked} == {405}, template
 
 
 @pytest.mark.parametrize(

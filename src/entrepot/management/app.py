@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from entrepot.clock import wall_clock_ms
@@ -37,7 +36,7 @@ from entrepot.management.arm.deleted import purge_due
 from entrepot.management.authority import Authority, Site
 from entrepot.management.authorize import Directory
 from entrepot.management.control import Control
-from entrepot.management.http import path_of
+from entrepot.management.http import AnyCase, path_of
 from entrepot.management.keyring import Keyring
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire.arm import problem, problem_headers
@@ -168,10 +167,11 @@ async def _framework(request: Request, error: Exception) -> Response:
     """What the framework itself refuses: a path or a method that no route has."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = ", ".join(sorted(_methods(request)))
-        return rendered(
-            Error(Code.METHOD_NOT_ALLOWED, f"'{request.method}' is not possible here; {allowed} is", subject=allowed)
-        )
+        there = _there(request)
+        allowed = ", ".join(sorted({method for each in there for method in each.methods or ()}))
+        told = next((f": {each.instead}" for each in there if each.instead), "")
+        message = f"'{request.method}' is not possible here; {allowed} is{told}"
+        return rendered(Error(Code.METHOD_NOT_ALLOWED, message, subject=allowed))
     if error.status_code == 404:
         return rendered(
             Error(Code.NOT_FOUND, f"The path '{request.url.path[:200]}' names nothing that is served here.")
@@ -179,10 +179,10 @@ async def _framework(request: Request, error: Exception) -> Response:
     return rendered(Error(Code.BAD_REQUEST, str(error.detail)))
 
 
-def _methods(request: Request) -> set[str]:
-    """Of all the routes that a path has; the framework knows those of the first."""
-    routes = (each for each in request.app.routes if isinstance(each, Route))
-    return {method for each in routes if each.path_regex.match(request.scope["path"]) for method in each.methods or ()}
+def _there(request: Request) -> list[AnyCase]:
+    """All the routes that a path has, each of one method; the framework knows the first."""
+    routes = (each for each in request.app.routes if isinstance(each, AnyCase))
+    return [each for each in routes if each.path_regex.match(request.scope["path"])]
 
 
 def _mark(headers: MutableHeaders, request_id: str, correlation_id: str) -> None:

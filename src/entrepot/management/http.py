@@ -34,13 +34,17 @@ _VERSIONED = ("/subscriptions", "/providers", "/tenants")
 
 
 class AnyCase(Route):
-    """A route that is matched without regard to case; what stands for a name comes as it was written."""
+    """A route that is matched without regard to case; what stands for a name comes as it was written.
 
-    def __init__(self, method: str, path: str, handler: Handler, *, public: bool) -> None:
+    `instead` tells whoever tries a method that the path does not have how it is done.
+    """
+
+    def __init__(self, method: str, path: str, handler: Handler, *, public: bool, instead: str) -> None:
         super().__init__(path, endpoint=handler if public else _authenticated(handler), methods=[method])
         # Without regard to the case of ASCII's letters only: the long s (U+017F) is an `s` to no other comparison here.
         self.path_regex = re.compile(self.path_regex.pattern, re.IGNORECASE | re.ASCII)
         self.public = public
+        self.instead = instead
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.methods and scope["method"] not in self.methods:
@@ -67,9 +71,9 @@ def path_of(scope: Scope) -> str:
     return "/" + path.strip("/")
 
 
-def route(method: str, path: str, handler: Handler, *, public: bool = False) -> Route:
+def route(method: str, path: str, handler: Handler, *, public: bool = False, instead: str = "") -> Route:
     """`path` with `{name}`s. All but `public` routes have a caller, and those of ARM an api-version."""
-    return AnyCase(method, path, handler, public=public)
+    return AnyCase(method, path, handler, public=public, instead=instead)
 
 
 def _authenticated(handler: Handler) -> Handler:

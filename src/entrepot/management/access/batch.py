@@ -108,7 +108,8 @@ def _routed(request: Request, at: int, each: Mapping[str, Any]) -> tuple[Route, 
                 problem = "this cannot be done in a batch; send it by itself"
                 raise invalid([Detail("InvalidProperty", problem, f"requests[{at}]")])
             return route, Request({**scope, **more}, _body(each.get("body", {})))
-    raise Error(Code.NOT_FOUND, f"there is nothing at `{path[:200]}`", name="ResourceNotFound", param=f"requests[{at}]")
+    problem = f"`{method[:20]} {path[:200]}` is nothing that is served here"
+    raise Error(Code.NOT_FOUND, problem, name="ResourceNotFound", param=f"requests[{at}]")
 
 
 def _body(value: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from entrepot.errors import Code, Detail, Error
+from entrepot.errors import Detail, Error
 from entrepot.management import enrol, http, publish
 from entrepot.management.access import envelope, gateways, writing
 from entrepot.management.access.fitting import fit
@@ -27,7 +27,6 @@ from entrepot.storage import EVERYTHING, Row
 ROOT: Final = f"/providers/{ACCESS}"
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _METHODS: Final = ("GET", "PUT", "PATCH", "DELETE")
-_OTHERS: Final = ("POST", "OPTIONS", "TRACE")
 
 
 class Collection(NamedTuple):
@@ -71,23 +70,9 @@ def routes() -> list[Route]:
 def _routes(collection: Collection) -> list[Route]:
     many, one = f"{ROOT}/{collection.name}", f"{ROOT}/{collection.name}/{{name}}"
     makers = {"GET": _get, "PUT": _put, "PATCH": _patch, "DELETE": _delete}
-    found = [http.route("GET", many, _list(collection))]
-    found += [http.route(method, one, makers[method](collection)) for method in collection.methods]
-    found += [http.route(method, many, refused(("GET",))) for method in (*_METHODS[1:], *_OTHERS)]
-    for method in (*_METHODS, *_OTHERS):
-        if method not in collection.methods:
-            found.append(http.route(method, one, refused(collection.methods, collection.instead)))
-    return found
-
-
-def refused(allowed: tuple[str, ...], instead: str = "") -> http.Handler:
-    """A method that a path does not have, told with those that it has."""
-
-    async def handle(request: Request) -> Response:
-        message = f"this path does not know {request.method}" + (f": {instead}" if instead else "")
-        raise Error(Code.METHOD_NOT_ALLOWED, message, subject=", ".join(allowed))
-
-    return handle
+    instead = collection.instead
+    found = [http.route(method, one, makers[method](collection), instead=instead) for method in collection.methods]
+    return [http.route("GET", many, _list(collection)), *found]
 
 
 def _list(collection: Collection) -> http.Handler:

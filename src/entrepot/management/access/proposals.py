@@ -14,7 +14,7 @@ from entrepot.errors import Code, Detail, Error
 from entrepot.management import http
 from entrepot.management.access import envelope, proposal
 from entrepot.management.access.applying import apply
-from entrepot.management.access.collections import ROOT, refused
+from entrepot.management.access.collections import ROOT
 from entrepot.management.access.preparing import prepared, settled
 from entrepot.management.access.proposal import Person, Proposed, Verb
 from entrepot.management.authorize import INSTANCE, PRINCIPALS, Caller, caller, chain_from, may, not_found, require
@@ -32,12 +32,14 @@ _log = logging.getLogger(__name__)
 
 
 def routes() -> list[Route]:
-    found = [http.route("GET", MANY, _list), http.route("GET", ONE, _get), http.route("PUT", ONE, _put)]
-    found += [http.route("POST", f"{ONE}/{verb}", _decide(verb)) for verb in _VERBS]
-    found += [http.route(method, MANY, refused(("GET",))) for method in ("PUT", "PATCH", "DELETE", "POST")]
     instead = "a proposal is decided with POST to its `/approve`, `/reject` or `/withdraw`, and stays on record"
-    found += [http.route(method, ONE, refused(("GET", "PUT"), instead)) for method in ("PATCH", "DELETE", "POST")]
-    return found
+    decisions = [http.route("POST", f"{ONE}/{verb}", _decide(verb)) for verb in _VERBS]
+    return [
+        http.route("GET", MANY, _list),
+        http.route("GET", ONE, _get, instead=instead),
+        http.route("PUT", ONE, _put),
+        *decisions,
+    ]
 
 
 async def _list(request: Request) -> Response:
