@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -19,12 +18,12 @@ from pathlib import Path
 import msgspec
 
 from entrepot.errors import Code, Error
+from entrepot.lifeline import ends_with_parent
 
 RESTART_FIRST_S = 0.5
 RESTART_LAST_S = 30.0
 STEADY_S = 60.0  # a child that ran for so long starts its back-off anew
 START_S = 60.0
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 GATEWAY = "gateway-1"
 
 log = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             process_group=0,  # a Ctrl-C at the terminal is ours alone: we end them in order
-            preexec_fn=_die_with_parent,
+            preexec_fn=ends_with_parent(),
         )
         if self._stopping:  # asked between two runs
             self._signal(signal.SIGTERM)
@@ -225,12 +224,3 @@ def _tell(plan: Plan, managing: str, serving: str, *, fresh: bool) -> None:
     if fresh:
         print(f"secret       {secret.read_text(encoding='utf-8')} (administrator; kept in {secret})")  # noqa: T201
     print(f'next         eval "$(entrepot az-setup --data {plan.data})"', flush=True)  # noqa: T201
-
-
-def _die_with_parent() -> None:
-    """In the child, before it becomes the program: Linux ends it in good order when the supervisor is gone."""
-    if _LIBC is not None:
-        _LIBC.prctl(_DEATH_SIGNAL, signal.SIGTERM)
-
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None

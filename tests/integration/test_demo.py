@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_it_keeps_running_until_it_is_told_to_end_and_leaves_nothing_but_its_fol
     shown = ""
     while "Ctrl-C ends everything" not in shown and (line := process.stdout.readline()):
         shown += line
+    assert len(_processes_of(data)) > 4  # the demo, `serve`, control plane, gateway, worker
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0, shown + rest
@@ -61,6 +63,23 @@ def test_it_keeps_running_until_it_is_told_to_end_and_leaves_nothing_but_its_fol
     again = subprocess.run([*DEMO, "--data", str(data)], capture_output=True, text=True, timeout=120, check=False)
     assert again.returncode == 1
     assert "is not empty" in again.stderr
+
+
+@pytest.mark.timeout(300)
+def test_killed_it_leaves_nothing_running(tmp_path: Path) -> None:
+    data = tmp_path / "kept"
+    process = subprocess.Popen([*DEMO, "--data", str(data)], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "data plane http" in line:
+            break
+    assert len(_processes_of(data)) > 4
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while (left := _processes_of(data)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
 
 
 def _processes_of(folder: Path) -> list[bytes]:

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from entrepot.config import Config
 from entrepot.errors import Code, Error
+from entrepot.lifeline import ends_with_parent
 from entrepot.management.roles import DEFINITIONS, OWNER, REVIEWER
 from entrepot.resources.documents import documents_of
 from entrepot.resources.folder import read_world
@@ -79,14 +80,22 @@ class House(NamedTuple):
 
 @asynccontextmanager
 async def serving(house: House, ports: tuple[int, int, int]) -> AsyncIterator[dict[str, str]]:
-    """`entrepot serve` as its user starts it, and its URLs. `ports` are wanted: data plane, metrics, management."""
+    """`entrepot serve` as its user starts it, and its URLs. `ports` are wanted: data plane, metrics, management.
+
+    It ends with the demo, also with one that was killed.
+    """
     listen, admin, management = (f"127.0.0.1:{free_port(port)}" for port in ports)
     command = [sys.executable, "-m", "entrepot", "serve", "--data", str(house.config.data), "--territory", "JP"]
     command += ["--listen", listen, "--admin-listen", admin, "--management", management]
     log = house.world.parent / "serve.log"
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            *command, env=dict(house.config.environ), stdout=asyncio.subprocess.PIPE, stderr=file, process_group=0
+            *command,
+            env=dict(house.config.environ),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=file,
+            process_group=0,
+            preexec_fn=ends_with_parent(),
         )
     try:
         assert process.stdout is not None
