@@ -149,7 +149,7 @@ def behaviour(compiled: Compiled) -> dict[str, Any]:
         "revision": snapshot.revision,
         "keys": {found: (key.account.name, key.name) for found, key in snapshot.keys.items()},
         "accounts": {
-            name: (account.given, account.organization, account.timeline, account.egress is None)
+            name: (account.given, account.organization, account.standing, account.egress is None)
             for name, account in snapshot.accounts.items()
         },
         "deployments": {name: account.deployments for name, account in snapshot.accounts.items()},

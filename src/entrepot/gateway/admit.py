@@ -83,9 +83,13 @@ class Verdicts:
         self._known: dict[tuple[int, int, int, str], Verdict] = {}
 
     def on(self, account: Account, deployment: Deployment, occasion: Occasion) -> Verdict:
-        """`account` and `deployment` are the snapshot's: nothing else gets their ids; a verdict holds its origin."""
-        at_ms = occasion.at_ms
-        key = (id(account), id(deployment), id(occasion.origin), occasion.operation)
+        """Accounts of one standing share verdicts, and so do deployments of the same targets.
+
+        `account` and `deployment` are the snapshot's: nothing else gets the ids of their parts; a verdict holds its
+        origin.
+        """
+        at_ms, standing = occasion.at_ms, account.standing
+        key = (id(standing), id(deployment.candidates), id(occasion.origin), occasion.operation)
         found = self._known.get(key)
         if found is not None and found.since_ms <= at_ms < found.until_ms:
             return found
@@ -96,8 +100,8 @@ class Verdicts:
         if permitted:
             refused_from_ms = announced(snapshot, account, permitted, occasion)
             admission = Admission(occasion.origin, permitted, decisions, refused_from_ms)
-        until_ms = min(account.timeline.at(at_ms)[1], snapshot.program.segment(at_ms)[1] - snapshot.warn_ms)
-        found = Verdict(occasion.origin, decisions, admission, at_ms, until_ms)
+        until_ms = min(standing.timeline.at(at_ms)[1], snapshot.program.segment(at_ms)[1] - snapshot.warn_ms)
+        found = Verdict(occasion.origin, standing.facts_at(at_ms), decisions, admission, (at_ms, until_ms))
         if until_ms > at_ms:  # else a change is near, and what is told of it changes as well
             remember(self._known, key, found)
         return found
@@ -113,7 +117,7 @@ def known(program: Program, account: Account, occasion: Occasion) -> int:
     """The policy mask of all that is known of a call, but for its target and the time."""
     origin, tables = occasion.origin, program.tables
     return (
-        account.timeline.at(occasion.at_ms)[0]
+        account.standing.timeline.at(occasion.at_ms)[0]
         & tables["origin.territory"][origin.territory]
         & tables["origin.network"][origin.network]
         & tables["origin.attested"]["true" if origin.attested else "false"]

@@ -43,24 +43,30 @@ class Admission(msgspec.Struct, frozen=True):
     refused_from_ms: int | None = None
 
 
-Spelled = tuple[msgspec.Raw, msgspec.Raw, bytes]
-"""Of the entries of admitted calls: candidates, client, and what stands between commitment and id."""
+Spelled = tuple[msgspec.Raw, bytes]
+"""Of the entries of admitted calls: candidates, and what stands between the deployment and the call's id."""
 
 
 class Verdict:
-    """What the policy decides on one account's calls to one deployment from one origin, between two instants.
+    """What the policy decides on calls of one standing to one choice of targets from one origin, between two instants.
 
-    `admission` is None where no target is permitted.
+    `facts` are those about the client then. `admission` is None where no target is permitted.
     """
 
     def __init__(
-        self, origin: Origin, decisions: tuple[Decision, ...], admission: Admission | None, since_ms: int, until_ms: int
+        self,
+        origin: Origin,
+        facts: msgspec.Raw,
+        decisions: tuple[Decision, ...],
+        admission: Admission | None,
+        lasts_ms: tuple[int, int],
     ) -> None:
+        """`lasts_ms`: the first instant, and the one after the last."""
         self.origin = origin
+        self.facts = facts
         self.decisions = decisions
         self.admission = admission
-        self.since_ms = since_ms
-        self.until_ms = until_ms
+        self.since_ms, self.until_ms = lasts_ms
         self.spelled: Spelled | None = None
 
 

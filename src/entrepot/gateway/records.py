@@ -18,8 +18,8 @@ from entrepot.ledger import entries
 from entrepot.ledger.entries import Decision, Leg, Outcome, Personal, Usage, commit, encode, raw
 from entrepot.origin.model import Origin
 from entrepot.policy import Decision as Decided
-from entrepot.policy.derive import principal_facts
-from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
+from entrepot.resources import model as declared
+from entrepot.snapshot import Candidate, Snapshot
 from entrepot.wire.body import Fields
 from entrepot.wire.usage import estimated, usage_in_part
 
@@ -27,6 +27,7 @@ LONGEST_NAME = 256
 ANSWERS = ("application/json", "text/event-stream")
 
 _monotonic: Final = time.monotonic
+_encoded: Final = msgspec.json.encode
 
 
 class Records:
@@ -36,8 +37,7 @@ class Records:
         self._release = snapshot.program.release
         self._revision = revision
         self._packs = tuple(entries.Pack(pack.data, pack.name) for pack in snapshot.packs)
-        self._clients: dict[tuple[str, int], Raw] = {}
-        self._deployments: dict[int, tuple[Deployment, Raw]] = {}
+        self._owners: dict[str, Raw] = {}
         self._origins: dict[int, tuple[Origin, Raw]] = {}
         self._candidates: dict[tuple[int, int], tuple[Candidate, Decided, Raw]] = {}
 
@@ -58,11 +58,11 @@ class Records:
         if held is not None and held.bounds.budgets:
             more = b',"reserved":{"completion":%d,"prompt":%d}' % (held.completion, held.prompt)
         return (
-            b'{"decision":{"admitted":true,"at_ms":%d,"candidates":[%b],"client":%b,"commitment":"%b"%b%b"%b'
+            b'{"decision":{"admitted":true,"at_ms":%d,"candidates":[%b],"client":%b,"commitment":"%b","deployment":%b%b%b"%b'
             b',"revision":%d}}'
         ) % (
-            *(call.at_ms, spelled[0], spelled[1], commitment.encode(), spelled[2], call.id.encode(), more),
-            self._revision,
+            *(call.at_ms, spelled[0], self._client(call, verdict), commitment.encode(), deployment(call)),
+            *(spelled[1], call.id.encode(), more, self._revision),
         )
 
     def _spelled(self, call: Call, verdict: Verdict) -> Spelled:
@@ -70,26 +70,24 @@ class Records:
         of = self._decision(call, verdict, None, "")
         quoted, candidates = msgspec.json.encode, of.candidates
         joined = candidates[0] if len(candidates) == 1 else Raw(b",".join(map(bytes, candidates)))
-        rest = b',"deployment":%b,"operation":%b,"origin":%b,"release":%b,"request":"' % (
-            *(of.deployment, quoted(of.operation), of.origin, quoted(of.release)),
+        rest = b',"operation":%b,"origin":%b,"release":%b,"request":"' % (
+            *(quoted(of.operation), of.origin, quoted(of.release)),
         )
-        return joined, of.client, rest
+        return joined, rest
 
     def _decision(self, call: Call, verdict: Verdict, refusal: Error | None, commitment: str) -> Decision:
-        account, deployment = call.account, call.deployment
-        assert account is not None
-        assert deployment is not None
+        assert call.deployment is not None
         return Decision(
             admitted=refusal is None,
             at_ms=call.at_ms,
             candidates=[
                 self._candidate(candidate, decision)
-                for candidate, decision in zip(deployment.candidates, verdict.decisions, strict=True)
+                for candidate, decision in zip(call.deployment.candidates, verdict.decisions, strict=True)
             ],
-            client=self._client(account, call.at_ms),
+            client=Raw(self._client(call, verdict)),
             code=UNSET if refusal is None else refusal.name,
             commitment=commitment,
-            deployment=self._deployment(deployment),
+            deployment=Raw(deployment(call)),
             operation=call.operation,
             origin=self._origin(verdict.origin),
             release=self._release,
@@ -97,23 +95,21 @@ class Records:
             revision=self._revision,
         )
 
-    def _client(self, account: Account, at_ms: int) -> Raw:
-        key = (account.name, account.timeline.at(at_ms)[1])
-        found = self._clients.get(key)
-        if found is None:
-            organization = account.organization
-            facts = entries.facts(principal_facts(organization, account.given, at_ms))
-            owners = numbered_owners(account)
-            found = raw(entries.Client(account.name, facts, organization.name, owners))
-            remember(self._clients, key, found)
-        return found
+    def _client(self, call: Call, verdict: Verdict) -> bytes:
+        """What `encode` gives for an `entries.Client`, of which little is the client's own."""
+        account = call.account
+        assert account is not None
+        organization = account.organization
+        return b'{"account":%b,"facts":%b,"organization":%b,"owners":%b}' % (
+            *(_encoded(account.name), verdict.facts, _encoded(organization.name)),
+            self._owners_of(organization) if organization.owners else b"[]",
+        )
 
-    def _deployment(self, deployment: Deployment) -> Raw:
-        found = self._deployments.get(id(deployment))
+    def _owners_of(self, organization: declared.Organization) -> Raw:
+        found = self._owners.get(organization.name)
         if found is None:
-            made = raw(entries.Deployment(deployment.model, deployment.name, deployment.version))
-            found = remember(self._deployments, id(deployment), (deployment, made))
-        return found[1]
+            found = remember(self._owners, organization.name, Raw(_encoded(numbered(organization.owners))))
+        return found
 
     def _origin(self, origin: Origin) -> Raw:
         # The resolver gives equal calls the same object; holding it here keeps its id from meaning another.
@@ -132,9 +128,15 @@ class Records:
         return found[2]
 
 
-def numbered_owners(account: Account) -> tuple[entries.Owner, ...]:
+def deployment(call: Call) -> bytes:
+    """What `encode` gives for an `entries.Deployment`."""
+    of = call.deployment
+    assert of is not None
+    return b'{"model":%b,"name":%b,"version":%b}' % (_encoded(of.model), _encoded(of.name), _encoded(of.version))
+
+
+def numbered(owners: tuple[declared.Owner, ...]) -> tuple[entries.Owner, ...]:
     """Owners without their names: natural persons may be among them."""
-    owners = account.organization.owners
     numbers = {owner.name: str(number) for number, owner in enumerate(owners, 1)}
     return tuple(
         entries.Owner(

@@ -41,6 +41,13 @@ def expiries(organization: Organization) -> tuple[int, ...]:
     return tuple(sorted({end for end in ends if end is not None}))
 
 
+def stretches(organization: Organization, account: Account) -> tuple[tuple[int, ...], tuple[Facts, ...]]:
+    """When facts about the client change by themselves, and the facts up to the first instant and from each."""
+    cuts = expiries(organization)
+    instants = (cuts[0] - 1 if cuts else 0, *cuts)
+    return cuts, tuple([principal_facts(organization, account, at_ms) for at_ms in instants])
+
+
 def principal_facts(organization: Organization, account: Account, at_ms: int) -> Facts:
     """The facts about the client at an instant, without ownership (`ownership.holding`)."""
     return {

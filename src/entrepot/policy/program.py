@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from entrepot.policy.derive import EXPIRING, Target, expiries, principal_facts, target_facts
+from entrepot.policy.derive import EXPIRING, Target, stretches, target_facts
 from entrepot.policy.facts import CODES, FACTS
 from entrepot.policy.model import Pack, Rule
 from entrepot.policy.ownership import Holding, holding
@@ -111,11 +111,12 @@ class Program:
         return None
 
     def principal(self, organization: Organization, account: Account) -> Timeline:
-        """The masks of all that is known of the client, changing by themselves when an approval expires."""
-        cuts = expiries(organization)
+        """The masks of all that is known of the client, changing by themselves when an approval expires.
+
+        INVARIANT: nothing counts but what `stretches` gives and the owners.
+        """
+        cuts, facts = stretches(organization, account)
         owners = holding(organization.owners)
-        instants = (cuts[0] - 1 if cuts else 0, *cuts)
-        facts = [principal_facts(organization, account, at_ms) for at_ms in instants]
         lasting = self.mask({name: value for name, value in facts[0].items() if name not in EXPIRING}, owners)
         return Timeline(cuts, tuple(lasting & self.mask({name: each[name] for name in EXPIRING}) for each in facts))
 

@@ -2,7 +2,7 @@
 
 from entrepot.snapshot.compiled import Compiled
 from entrepot.snapshot.files import publish_files
-from entrepot.snapshot.model import Account, Candidate, Deployment, Key, Snapshot
+from entrepot.snapshot.model import Account, Candidate, Deployment, Key, Snapshot, Standing
 from entrepot.snapshot.published import Delta, Issuer, Published, applied, decode, difference, encode
 from entrepot.snapshot.revision import Revision
 
@@ -17,6 +17,7 @@ __all__ = [
     "Published",
     "Revision",
     "Snapshot",
+    "Standing",
     "applied",
     "decode",
     "difference",

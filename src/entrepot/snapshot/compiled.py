@@ -125,7 +125,7 @@ class Compiled:
             given.name,
             organization,
             given,
-            self._targets.timeline(organization, given),
+            self._targets.standing(organization, given),
             egress_networks(given.egress),
             self._targets.deployments(given),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import msgspec
 
 from entrepot.http1.client import Endpoint
@@ -36,8 +38,24 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
         return f"Candidate({self.upstream})"
 
 
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """All that the policy knows of a client. Accounts share it.
+
+    `facts` is the policy's `account.*` and `org.*` as a ledger entry has them, beside each of the timeline's masks.
+    """
+
+    timeline: Timeline
+    facts: tuple[msgspec.Raw, ...]
+
+    def facts_at(self, at_ms: int) -> msgspec.Raw:
+        return self.facts[bisect_right(self.timeline.cuts, at_ms)]
+
+
 class Deployment(msgspec.Struct, frozen=True, gc=False):
-    """`candidates` are in the order of priority, then name; `provider` is the first one's. Accounts share them."""
+    """`candidates` are in the order of priority, then name; `provider` is the first one's. Accounts share them.
+
+    INVARIANT: one tuple of candidates is that of one model and version.
+    """
 
     name: str
     model: str
@@ -47,12 +65,12 @@ class Deployment(msgspec.Struct, frozen=True, gc=False):
 
 
 class Account(msgspec.Struct, frozen=True, gc=False):
-    """`timeline` holds the policy mask of all that is known of the client; `egress` its attested networks."""
+    """`egress` holds its attested networks."""
 
     name: str
     organization: declared.Organization
     given: declared.Account
-    timeline: Timeline
+    standing: Standing
     egress: Egresses | None
     deployments: dict[str, Deployment]
 

@@ -9,15 +9,18 @@ import msgspec
 from entrepot.errors import Code, Error
 from entrepot.http1.message import render_headers
 from entrepot.ledger.entries import facts
-from entrepot.policy import Program, Target, Timeline, within_residency
-from entrepot.policy.derive import target_facts
+from entrepot.policy import Program, Target, within_residency
+from entrepot.policy.derive import stretches, target_facts
 from entrepot.providers.request import Prepared, prepare
 from entrepot.resources import model as declared
 from entrepot.resources.candidates import candidate_regions
-from entrepot.snapshot.model import Candidate, Deployment
+from entrepot.snapshot.model import Candidate, Deployment, Standing
 from entrepot.snapshot.published import unfit
 
 REMEMBERED = 4_096
+
+Known = tuple[tuple[int, ...], tuple[tuple[str | frozenset[str], ...], ...]]
+"""When a client's facts change by themselves, and what they are up to the first instant and from each."""
 
 
 class Targets:
@@ -31,16 +34,30 @@ class Targets:
         self._secrets = secrets
         self._prepared: dict[tuple[str, str], Prepared] = {}
         self._candidates: dict[tuple[str, str, bool], Candidate] = {}
+        self._choices: dict[tuple[str, str, str, str, tuple[str, ...]], tuple[tuple[Candidate, ...], str]] = {}
         self._deployments: dict[tuple[str, str, str, str, str, tuple[str, ...]], Deployment] = {}
         self._named: dict[tuple[tuple[declared.Deployment, ...], str, tuple[str, ...]], dict[str, Deployment]] = {}
-        self._timelines: dict[tuple[tuple[int, ...], tuple[int, ...]], Timeline] = {}
+        self._known: dict[tuple[Known, tuple[declared.Owner, ...]], Standing] = {}
+        self._standings: dict[tuple[Known, tuple[int, ...]], Standing] = {}
 
-    def timeline(self, organization: declared.Organization, account: declared.Account) -> Timeline:
-        """Of all that is known of the client: the same object for many of them."""
-        if len(self._timelines) >= REMEMBERED:
-            self._timelines.clear()
-        found = self._program.principal(organization, account)
-        return self._timelines.setdefault((found.cuts, found.masks), found)  # compiled, a struct has no hash
+    def standing(self, organization: declared.Organization, account: declared.Account) -> Standing:
+        """The same object for many clients, of different owners too where these make no difference."""
+        cuts, given = stretches(organization, account)
+        known = cuts, tuple([tuple(each.values()) for each in given])
+        key = known, organization.owners
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            if len(self._standings) >= REMEMBERED:
+                self._standings.clear()
+            timeline = self._program.principal(organization, account)
+            found = self._standings.get((known, timeline.masks))
+            if found is None:
+                spelled = tuple([msgspec.Raw(msgspec.json.encode(facts(each))) for each in given])
+                found = self._standings[known, timeline.masks] = Standing(timeline, spelled)
+            self._known[key] = found
+        return found
 
     def deployments(self, account: declared.Account) -> dict[str, Deployment]:
         """By name, as `deployment`; not to be written to: accounts share it."""
@@ -63,6 +80,20 @@ class Targets:
         return found
 
     def _deployment(self, given: declared.Deployment, account: declared.Account) -> Deployment:
+        candidates, provider = self._choice(given, account)
+        return Deployment(given.name, given.model, given.version, provider, candidates)
+
+    def _choice(self, given: declared.Deployment, account: declared.Account) -> tuple[tuple[Candidate, ...], str]:
+        """What may serve it, the same tuple for deployments of different names, and the first one's provider."""
+        key = (given.model, given.version, given.sku, account.location, account.residency)
+        found = self._choices.get(key)
+        if found is None:
+            if len(self._choices) >= REMEMBERED:
+                self._choices.clear()
+            found = self._choices[key] = self._chosen(given, account)
+        return found
+
+    def _chosen(self, given: declared.Deployment, account: declared.Account) -> tuple[tuple[Candidate, ...], str]:
         allowed = candidate_regions(given.sku, account.location, self.regions)
         model = f"{given.model}@{given.version}"
         candidates, provider = [], ""
@@ -76,7 +107,7 @@ class Targets:
             what = f"no upstream can serve `{model}` as `{given.sku}` in `{account.location}`"
             key = f"account[{account.name}].deployment[{given.name}]"
             raise unfit(what, "change `sku` or `location`, or add an upstream", key)
-        return Deployment(given.name, given.model, given.version, provider, tuple(candidates))
+        return tuple(candidates), provider
 
     def _candidate(self, upstream: declared.Upstream, of: declared.Deployment, in_residency: bool) -> Candidate:
         key = (upstream.name, f"{of.model}@{of.version}", in_residency)
