@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from entrepot.gateway.remembered import remember
 from entrepot.limits import rate
 from entrepot.limits.rate import Limit
 from entrepot.limits.reserve import Want
@@ -18,6 +17,7 @@ from entrepot.snapshot import Account, Deployment, Snapshot
 Kind = Literal["requests", "in_flight", "tokens", "budget"]
 Scope = Literal["deployment", "key", "account", "organization"]
 
+NO_LIMITS: Final = declared.Quota()
 UNIT_PER_MICRO = 1_000_000
 """Money is counted in 10^-12 of a currency's unit: micros for a million tokens, times tokens."""
 TOKENS_WINDOW_MS = 60_000
@@ -25,40 +25,44 @@ TOKENS_WINDOW_MS = 60_000
 
 
 class Bound(NamedTuple):
-    """One limit. `key` names it in every process; `soft` is where a budget begins to be told of."""
+    """One limit, the same for all who are given it. `soft` is where a budget begins to be told of."""
 
-    key: bytes
     limit: Limit
     kind: Kind
     scope: Scope
     currency: str = ""
     soft: int = 0
+    period: str = ""
+
+    def key(self, name: str) -> bytes:
+        """Of the limit that whoever is called so has by it."""
+        if self.kind == "budget":
+            return key_of(self.scope, name, self.kind, self.period, self.currency)
+        return key_of(self.scope, name, self.kind)
 
 
-class Bounds:
-    """All that calls with one key to one deployment meet, the cheapest to mend first: requests, calls, tokens, money.
+class Terms:
+    """All that calls meet which are limited alike, the cheapest to mend first: requests, calls, tokens, money.
 
-    INVARIANT: `all` is requests, calls in flight, tokens, budgets, in this order; so are a call's wants.
-
-    Thousands are remembered: what can be shared or left out is.
+    INVARIANT: `all` is requests, calls in flight, tokens, budgets, in this order; so are keys and a call's wants.
     """
 
     __slots__ = (
-        *("_model", "_prices", "all", "asked", "budgets", "charged", "default_tokens", "fixed", "flights"),
-        *("most_tokens", "requests", "tokens"),
+        *("_model", "_prices", "all", "budgets", "charged", "default_tokens", "fixed", "flights", "most_tokens"),
+        "tokens",
     )
 
     def __init__(self, found: list[Bound], model: declared.Model) -> None:
-        self.requests = [each for each in found if each.kind == "requests"]
-        self.tokens = [each for each in found if each.kind == "tokens"]
-        self.budgets = [each for each in found if each.kind == "budget"]
+        requests = [each for each in found if each.kind == "requests"]
         flights = [each for each in found if each.kind == "in_flight"]
-        self.all = [*self.requests, *flights, *self.tokens, *self.budgets]
-        self.asked = [Want(each.key, each.limit, 1) for each in self.requests]
-        self.fixed = self.asked + [Want(each.key, each.limit, 1) for each in flights] if flights else self.asked
-        self.charged = len(self.asked)
+        tokens = [each for each in found if each.kind == "tokens"]
+        self.budgets = [each for each in found if each.kind == "budget"]
+        self.all = [*requests, *flights, *tokens, *self.budgets]
+        self.fixed = [each.limit for each in (*requests, *flights)]
+        self.tokens = [each.limit for each in tokens]
+        self.charged = len(requests)
         self.flights = len(flights)
-        self.most_tokens = min(each.limit.amount for each in self.tokens)
+        self.most_tokens = min(limit.amount for limit in self.tokens)
         self.default_tokens = model.default_output_tokens
         self._model = model
         self._prices = Prices((model,)) if self.budgets else None
@@ -68,61 +72,98 @@ class Bounds:
         return None if self._prices is None else self._prices.at(self._model.name, self._model.version, at_ms)
 
 
-class Held(NamedTuple):
-    """What a call has reserved, until it is settled. `wants` are those to settle, in the order of `bounds.all`."""
+class Bounds:
+    """What calls with one key to one deployment meet. `keys` name the limits in every process, in the terms' order.
 
-    bounds: Bounds
+    Thousands are remembered: what can be shared is in the terms.
+    """
+
+    __slots__ = ("keys", "terms")
+
+    def __init__(self, terms: Terms, keys: tuple[bytes, ...]) -> None:
+        self.terms = terms
+        self.keys = keys
+
+
+class Held(NamedTuple):
+    """What a call has reserved, until it is settled. `wants` are those to settle, in the order of `terms.all`."""
+
+    terms: Terms
     wants: list[Want]
     price: declared.Price | None
     prompt: int
     completion: int
 
 
-def bounds_of(snapshot: Snapshot, account: Account, deployment: Deployment, key_name: str) -> Bounds:
-    model = snapshot.models.get((deployment.model, deployment.version))
-    if model is None:
-        model = declared.Model(deployment.model, deployment.version)
-    given = next(each for each in account.given.deployments if each.name == deployment.name)
-    found = [*_capacity(account.name, given, model)]
-    found += _quota("key", f"{account.name}/{key_name}", account.given.key_limits)
-    found += _quota("account", account.name, account.given.limits)
-    found += _quota("organization", account.organization.name, account.organization.limits)
-    return Bounds(found, model)
+class Allowances:
+    """The bounds of one snapshot's calls, remembered."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._known: dict[tuple[str, str, str], Bounds] = {}
+        self._terms: dict[tuple[str, str, int, tuple[int, int, int]], Terms] = {}
+
+    def of(self, account: Account, deployment: Deployment, key_name: str) -> Bounds:
+        """`account` and `deployment` are the snapshot's."""
+        key = (account.name, deployment.name, "" if account.given.key_limits == NO_LIMITS else key_name)
+        found = self._known.get(key)
+        if found is None:
+            found = remember(self._known, key, self._bounds(account, deployment, key_name))
+        return found
+
+    def _bounds(self, account: Account, deployment: Deployment, key_name: str) -> Bounds:
+        name, organization = account.name, account.organization.name
+        terms = self._terms_of(account, deployment)
+        names = {
+            "deployment": f"{name}/{deployment.name}",
+            "key": f"{name}/{key_name}",
+            "account": name,
+            "organization": organization,
+        }
+        return Bounds(terms, tuple([bound.key(names[bound.scope]) for bound in terms.all]))
+
+    def _terms_of(self, account: Account, deployment: Deployment) -> Terms:
+        """The same for all deployments of a model and capacity under the same limits."""
+        given, organization = account.given, account.organization
+        (capacity,) = [each.capacity for each in given.deployments if each.name == deployment.name]
+        # The snapshot holds the limits: nothing else gets their ids.
+        limits = (id(given.key_limits), id(given.limits), id(organization.limits))
+        key = (deployment.model, deployment.version, capacity, limits)
+        found = self._terms.get(key)
+        if found is None:
+            model = self.snapshot.models.get((deployment.model, deployment.version))
+            if model is None:
+                model = declared.Model(deployment.model, deployment.version)
+            bounds = _capacity(model, capacity)
+            bounds += _quota("key", given.key_limits)
+            bounds += _quota("account", given.limits)
+            bounds += _quota("organization", organization.limits)
+            found = remember(self._terms, key, Terms(bounds, model))
+        return found
 
 
-def _capacity(account: str, given: declared.Deployment, model: declared.Model) -> Iterator[Bound]:
-    name = f"{account}/{given.name}"
-    requests, tokens = _limits(model, given.capacity)
-    yield Bound(key_of("deployment", name, "requests"), requests, "requests", "deployment")
-    yield Bound(key_of("deployment", name, "tokens"), tokens, "tokens", "deployment")
-
-
-@lru_cache(4096)
-def _limits(model: declared.Model, capacity: int) -> tuple[Limit, Limit]:
-    """Requests and tokens: the same for all deployments of a model and capacity."""
+def _capacity(model: declared.Model, capacity: int) -> list[Bound]:
     requests = rate.requests_per_minute(rates.requests_per_minute(model, capacity))
-    return requests, rate.tokens_per_minute(rates.tokens_per_minute(capacity), TOKENS_WINDOW_MS)
+    tokens = rate.tokens_per_minute(rates.tokens_per_minute(capacity), TOKENS_WINDOW_MS)
+    return [Bound(requests, "requests", "deployment"), Bound(tokens, "tokens", "deployment")]
 
 
-def _quota(scope: Scope, name: str, quota: declared.Quota) -> Iterator[Bound]:
+def _quota(scope: Scope, quota: declared.Quota) -> list[Bound]:
+    found = []
     if quota.requests_per_minute is not None:
-        limit = rate.requests_per_minute(quota.requests_per_minute)
-        yield Bound(key_of(scope, name, "requests"), limit, "requests", scope)
+        found.append(Bound(rate.requests_per_minute(quota.requests_per_minute), "requests", scope))
     if quota.in_flight is not None:
-        yield Bound(key_of(scope, name, "in_flight"), rate.in_flight(quota.in_flight), "in_flight", scope)
+        found.append(Bound(rate.in_flight(quota.in_flight), "in_flight", scope))
     if quota.tokens_per_minute is not None:
-        limit = rate.tokens_per_minute(quota.tokens_per_minute, TOKENS_WINDOW_MS)
-        yield Bound(key_of(scope, name, "tokens"), limit, "tokens", scope)
-    for budget in quota.budgets:
-        yield budget_bound(scope, name, budget)
+        found.append(Bound(rate.tokens_per_minute(quota.tokens_per_minute, TOKENS_WINDOW_MS), "tokens", scope))
+    return found + [budget_bound(scope, budget) for budget in quota.budgets]
 
 
-def budget_bound(scope: Scope, name: str, budget: declared.Budget) -> Bound:
+def budget_bound(scope: Scope, budget: declared.Budget) -> Bound:
     amount = budget.amount_micros * UNIT_PER_MICRO
     window_ms = rate.DAY_MS if budget.period == "day" else rate.MONTH_MS
-    key = key_of(scope, name, "budget", budget.period, budget.currency)
     soft = -(-amount * budget.soft_percent // 100)
-    return Bound(key, rate.budget(amount, window_ms), "budget", scope, budget.currency, soft)
+    return Bound(rate.budget(amount, window_ms), "budget", scope, budget.currency, soft, budget.period)
 
 
 def key_of(*parts: str) -> bytes:

@@ -24,9 +24,10 @@ from entrepot.snapshot import Snapshot
 class Declared(NamedTuple):
     """A budget, and whose calls draw from it: those of `accounts`, of one of their keys if it is a key's.
 
-    `name` is that of the account, of `account/key`, of the organization.
+    `mark` names it in every process. `name` is that of the account, of `account/key`, of the organization.
     """
 
+    mark: bytes
     bound: Bound
     name: str
     accounts: tuple[str, ...]
@@ -55,11 +56,11 @@ class Budgets:
         Calls under way are not in it yet, nor those of the last moment before a budget that is added while calls go on.
         """
         with self._turn:
-            if {each.bound.key for each in declared_in(clients_of(snapshot), ())} <= self._known:
+            if {each.mark for each in declared_in(clients_of(snapshot), ())} <= self._known:
                 return None
             spending = self._advanced(snapshot, now_ms, None)
             every = declared_in(clients_of(snapshot), spending.keys())
-            return {each.bound.key: (each, spent_of(spending, each, now_ms)) for each in every}
+            return {each.mark: (each, spent_of(spending, each, now_ms)) for each in every}
 
     def restore(self, spent: dict[bytes, tuple[Declared, int]], now_ms: int) -> list[str]:
         """Set the budgets that were not known; tells which had been counted otherwise. Raises StoreBusy."""
@@ -147,4 +148,5 @@ def declared_in(clients: Iterable[tuple[Account, Organization]], keys: Iterable[
 
 def _of(scope: Scope, name: str, quota: Quota, accounts: tuple[str, ...], key: str | None = None) -> Iterator[Declared]:
     for budget in quota.budgets:
-        yield Declared(budget_bound(scope, name, budget), name, accounts, key)
+        bound = budget_bound(scope, budget)
+        yield Declared(bound.key(name), bound, name, accounts, key)

@@ -7,19 +7,18 @@ write, else the model's default. What it did not use is given back at the end.
 from __future__ import annotations
 
 import logging
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from entrepot.errors import Code, Error
-from entrepot.gateway.bounds import Bound, Bounds, Held, bounds_of
+from entrepot.gateway.bounds import Allowances, Bound, Bounds, Held, Terms
 from entrepot.gateway.call import Call
-from entrepot.gateway.remembered import remember
 from entrepot.ledger.entries import Usage
 from entrepot.limits.rate import window_end_ms, window_of
 from entrepot.limits.reserve import Refusal, State, Store, StoreBusy, Want
 from entrepot.projections.prices import cost
-from entrepot.resources.model import Price, Quota
+from entrepot.resources.model import Price
 from entrepot.snapshot import Snapshot
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire import quotas
@@ -27,7 +26,6 @@ from entrepot.wire.usage import BYTES_PER_TOKEN, estimated
 
 log = logging.getLogger(__name__)
 
-NO_LIMITS: Final = Quota()
 DEGRADED = ("limits",)
 MOST_TOKENS = 1_000_000_000
 EMBEDDED = b";base64,"
@@ -37,7 +35,7 @@ EMBEDDED = b";base64,"
 class Asking(NamedTuple):
     """What a call wants of its limits, and what it holds if it gets it: None for one that is refused anyway."""
 
-    bounds: Bounds
+    terms: Terms
     wants: list[Want]
     held: Held | None
 
@@ -47,14 +45,13 @@ class Limiting:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._snapshot: Snapshot | None = None
-        self._known: dict[tuple[str, str, str], Bounds] = {}
+        self._allowances: Allowances | None = None
         self._told: set[tuple[bytes, int]] = set()
         self._refused: dict[tuple[str, str], int] = {}
         self._unsettled: list[tuple[list[Want], list[int]]] = []
 
     def adopt(self, snapshot: Snapshot) -> None:
-        self._snapshot, self._known = snapshot, {}
+        self._allowances = Allowances(snapshot)
 
     def reserve(self, call: Call, *, permitted: bool) -> Error | None:
         """Take what the call may use, all of it or nothing; sets `call.held` and `call.limit_head`.
@@ -83,12 +80,12 @@ class Limiting:
         if held is None:
             return
         call.held = None
-        bounds, tokens = held.bounds, 0
+        terms, tokens = held.terms, 0
         for usage in spent:
             tokens += usage.prompt + usage.completion
-        used = [0] * bounds.flights + [tokens] * len(bounds.tokens)
-        money = worth(held.price, spent) if bounds.budgets else 0
-        for each in bounds.budgets:
+        used = [0] * terms.flights + [tokens] * len(terms.tokens)
+        money = worth(held.price, spent) if terms.budgets else 0
+        for each in terms.budgets:
             window_ms = each.limit.window_ms
             # What belongs to the window of its decision, which is over, is counted no more.
             over = window_of(window_ms, call.at_ms) != window_of(window_ms, now_ms)
@@ -97,32 +94,38 @@ class Limiting:
 
     def _asking(self, call: Call, permitted: bool) -> Asking:
         bounds = self._bounds(call)
+        terms, keys = bounds.terms, bounds.keys
+        wants: list[Want] = []
+        for limit in terms.fixed:
+            wants.append(Want(keys[len(wants)], limit, 1))
         if not permitted:
-            return Asking(bounds, bounds.asked, None)
-        prompt, completion = expected(call, bounds)
+            return Asking(terms, wants[: terms.charged], None)
+        prompt, completion = expected(call, terms)
         tokens = prompt + completion
-        wants = bounds.fixed + [Want(each.key, each.limit, tokens) for each in bounds.tokens]
+        for limit in terms.tokens:
+            wants.append(Want(keys[len(wants)], limit, tokens))
         price = None
-        if bounds.budgets:
-            price = bounds.price(call.at_ms)
+        if terms.budgets:
+            price = terms.price(call.at_ms)
             money = worth(price, [Usage(0, completion, prompt, 0, "estimated")])
-            wants += [Want(each.key, each.limit, money if drawn(each, price) else 0) for each in bounds.budgets]
-        return Asking(bounds, wants, Held(bounds, wants[bounds.charged :], price, prompt, completion))
+            for each in terms.budgets:
+                wants.append(Want(keys[len(wants)], each.limit, money if drawn(each, price) else 0))
+        return Asking(terms, wants, Held(terms, wants[terms.charged :], price, prompt, completion))
 
     def _reserved(self, call: Call, asking: Asking, refusal: Refusal | None) -> Error | None:
-        store, (bounds, wants, held) = self._store, asking
+        store, (terms, wants, held) = self._store, asking
         if store.degraded:
             call.degraded = DEGRADED
         if held is not None:
             if refusal is None:
                 call.held = held
             states = store.states(wants, call.at_ms)
-            call.limit_head = head_of(call, bounds, states)
-            if bounds.budgets:
-                call.limit_head += self._soft(call, bounds, states)
+            call.limit_head = head_of(call, terms, states)
+            if terms.budgets:
+                call.limit_head += self._soft(call, terms, wants, states)
         if refusal is None:
             return None
-        return self._refusal(call, bounds, refusal, wants[refusal.which], store.states(wants, call.at_ms))
+        return self._refusal(call, terms, refusal, wants[refusal.which], store.states(wants, call.at_ms))
 
     def _settle(self, wants: list[Want], used: list[int], now_ms: int) -> None:
         try:
@@ -156,17 +159,13 @@ class Limiting:
         account, deployment, snapshot = call.account, call.deployment, call.snapshot
         assert account is not None
         assert deployment is not None
-        if snapshot is not self._snapshot:  # it began before the last change, and needs what it began with
-            return bounds_of(snapshot, account, deployment, call.key_name)
-        given = account.given
-        key = (account.name, deployment.name, "" if given.key_limits == NO_LIMITS else call.key_name)
-        found = self._known.get(key)
-        if found is None:
-            found = remember(self._known, key, bounds_of(snapshot, account, deployment, call.key_name))
-        return found
+        known = self._allowances
+        if known is None or known.snapshot is not snapshot:  # it began before the last change, by what was in force
+            known = Allowances(snapshot)
+        return known.of(account, deployment, call.key_name)
 
-    def _refusal(self, call: Call, bounds: Bounds, refusal: Refusal, want: Want, states: list[State]) -> Error:
-        bound = bounds.all[refusal.which]
+    def _refusal(self, call: Call, terms: Terms, refusal: Refusal, want: Want, states: list[State]) -> Error:
+        bound = terms.all[refusal.which]
         labels = (bound.scope, bound.kind)
         self._refused[labels] = self._refused.get(labels, 0) + 1
         if bound.kind == "budget":
@@ -189,17 +188,17 @@ class Limiting:
         kind = "tokens" if bound.kind == "tokens" else "requests"
         return Error(Code.RATE_LIMITED, message, subject=kind, retry_after_ms=told.retry_after_ms)
 
-    def _soft(self, call: Call, bounds: Bounds, states: list[State]) -> bytes:
+    def _soft(self, call: Call, terms: Terms, wants: list[Want], states: list[State]) -> bytes:
         """Tell of budgets that are nearly spent: in the answer, and once for each window in the log."""
         highest = 0
-        first = len(states) - len(bounds.budgets)
-        for index, each in enumerate(bounds.budgets):
+        first = len(states) - len(terms.budgets)
+        for index, each in enumerate(terms.budgets, first):
             amount = each.limit.burst
-            used = amount - states[first + index].remaining
+            used = amount - states[index].remaining
             if used < each.soft:
                 continue
             highest = max(highest, used * 100 // amount)
-            told = each.key, window_end_ms(each.limit.window_ms, call.at_ms)
+            told = wants[index].key, window_end_ms(each.limit.window_ms, call.at_ms)
             if told not in self._told:
                 self._told.add(told)
                 assert call.account is not None
@@ -212,7 +211,7 @@ def not_now() -> Error:
     return Error(Code.NOT_READY, "limits cannot be counted now", retry_after_s=1)
 
 
-def expected(call: Call, bounds: Bounds) -> tuple[int, int]:
+def expected(call: Call, terms: Terms) -> tuple[int, int]:
     """Tokens of prompt and answer that a call will use at most, about.
 
     What the call leaves to the model's default never makes it too large for a limit that it would fit by itself.
@@ -227,7 +226,7 @@ def expected(call: Call, bounds: Bounds) -> tuple[int, int]:
     times = max(whole(fields.get("n")) or 1, whole(fields.get("best_of")) or 1)
     if limit is not None:
         return prompt, min(limit * times, MOST_TOKENS)
-    return prompt, max(0, min(bounds.default_tokens * times, bounds.most_tokens - prompt))
+    return prompt, max(0, min(terms.default_tokens * times, terms.most_tokens - prompt))
 
 
 def whole(value: msgspec.Raw | None) -> int | None:
@@ -248,16 +247,16 @@ def drawn(budget: Bound, price: Price | None) -> bool:
     return price is not None and price.currency == budget.currency
 
 
-def head_of(call: Call, bounds: Bounds, states: list[State]) -> bytes:
+def head_of(call: Call, terms: Terms, states: list[State]) -> bytes:
     """The tightest limit of requests, and that of tokens, as they are with this call under way."""
-    requests = tightest(states, 0, bounds.charged)
-    if len(states) <= bounds.charged + bounds.flights:
+    requests = tightest(states, 0, terms.charged)
+    if len(states) <= terms.charged + terms.flights:
         return b""
-    tokens = tightest(states, bounds.charged + bounds.flights, len(bounds.tokens))
+    tokens = tightest(states, terms.charged + terms.flights, len(terms.tokens))
     return quotas.head(
         call.form,
-        (bounds.all[requests].limit.amount, *states[requests]),
-        (bounds.all[tokens].limit.amount, *states[tokens]),
+        (terms.all[requests].limit.amount, *states[requests]),
+        (terms.all[tokens].limit.amount, *states[tokens]),
     )
 
 

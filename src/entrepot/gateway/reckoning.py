@@ -104,7 +104,7 @@ class Reckoner:
                     part.mark.exception()  # it has been raised once, or another has
         await self._store.tell_again()
         self.note()
-        self._tell_what_was_otherwise({each.bound.key: each for each in every})
+        self._tell_what_was_otherwise({each.mark: each for each in every})
         await asyncio.to_thread(self._budgets.keep)
         return rows
 
@@ -113,7 +113,7 @@ class Reckoner:
         if not self._settled():
             raise StoreBusy("limits cannot be counted now")
         now_ms = self._clock_ms()
-        counted = [self._store.counted(each.bound.key, each.bound.limit, now_ms) for each in every]
+        counted = [self._store.counted(each.mark, each.bound.limit, now_ms) for each in every]
         return _Seen(now_ms, every, counted, self._ledger.mark())
 
     async def _compare(self, snapshot: Snapshot, seen: _Seen) -> list[Row]:
@@ -135,7 +135,7 @@ class Reckoner:
 
     def _put_right(self, each: Declared, drift: int, at_ms: int, now_ms: int) -> None:
         """What was counted meanwhile stays. A window that has ended meanwhile has nothing to put right."""
-        key, limit = each.bound.key, each.bound.limit
+        key, limit = each.mark, each.bound.limit
         if window_of(limit.window_ms, at_ms) != window_of(limit.window_ms, now_ms):
             return
         before = self._store.counted(key, limit, now_ms)
@@ -164,7 +164,7 @@ class Reckoner:
         self._ledger.outcome(encode(Degraded(now_ms, problem, 0, since_ms, "budget")))
 
     def _row(self, each: Declared, ledger: int, counted: int, now_ms: int) -> Row:
-        (state,) = self._store.states([Want(each.bound.key, each.bound.limit, 0)], now_ms)
+        (state,) = self._store.states([Want(each.mark, each.bound.limit, 0)], now_ms)
         return row_of(each, ledger, counted, state.remaining)
 
 

@@ -55,7 +55,7 @@ class Records:
         if spelled is None:
             spelled = verdict.spelled = self._spelled(call, verdict)
         held, more = call.held, b""
-        if held is not None and held.bounds.budgets:
+        if held is not None and held.terms.budgets:
             more = b',"reserved":{"completion":%d,"prompt":%d}' % (held.completion, held.prompt)
         return (
             b'{"decision":{"admitted":true,"at_ms":%d,"candidates":[%b],"client":%b,"commitment":"%b","deployment":%b%b%b"%b'
