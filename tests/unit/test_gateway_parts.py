@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from entrepot.errors import Code, Error
+from entrepot.gateway.access_log import Instants
 from entrepot.gateway.authenticate import credential, named_by_host
 from entrepot.gateway.channel import Ask, Behind, Channel, Drain, Load, Loaded, Message, Rejected, Status
 from entrepot.gateway.ids import Ids, as_openai
@@ -19,6 +23,8 @@ from entrepot.gateway.settle import outcome
 from entrepot.gateway.watch import watched
 from entrepot.snapshot import Revision
 from entrepot.telemetry.metrics import BUCKETS_S, Metrics, Report, exposition
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -194,3 +200,10 @@ def test_packs_are_watched_before_they_are_there() -> None:
     files = {"world.toml": b'[policy]\npacks = ["p/late.toml", "../outside.toml", "entrepot:base"]\n', "x.toml": b""}
     assert watched(files) >= {"world.toml", "x.toml", "p/late.toml"}
     assert "../outside.toml" not in watched(files)
+
+
+@given(st.lists(st.integers(0, 4_102_444_800_000), min_size=1), st.integers(0, 999))
+def test_the_access_log_has_the_time_of_day_to_the_millisecond(instants: list[int], later_ms: int) -> None:
+    text = Instants().text
+    for at_ms in [*instants, instants[-1] + later_ms]:
+        assert text(at_ms) == (EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds")

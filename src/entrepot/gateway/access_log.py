@@ -25,7 +25,7 @@ Text = str | UnsetType
 Number = int | UnsetType
 
 
-class Line(msgspec.Struct, rename={"from_": "from"}):
+class Line(msgspec.Struct, rename={"from_": "from"}, gc=False):
     """In the form of `telemetry.log`. What a call did not get to is left out. `at_ms` is its arrival."""
 
     at: str
@@ -78,6 +78,20 @@ def line_of(call: Call, result: str) -> Line:
     return line
 
 
+class Instants:
+    """As text in UTC, to the millisecond (RFC 3339). Those of one second are told apart by their end only."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def text(self, at_ms: int) -> str:
+        second, ms = divmod(at_ms, 1_000)
+        if second != self._second:
+            self._second, self._text = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._text}.{ms:03d}+00:00"
+
+
 class AccessLog:
     """Lines wait for a quarter of a second, then a thread writes them: a slow reader of them keeps no call waiting."""
 
@@ -110,11 +124,11 @@ class AccessLog:
             self._jobs.put(lines)
 
     def _write(self) -> None:
-        encode = msgspec.json.Encoder().encode
+        encode, at = msgspec.json.Encoder().encode, Instants().text
         while (lines := self._jobs.get()) is not None:
             block = b""
             for line in lines:
-                line.at = datetime.fromtimestamp(line.at_ms / 1_000, UTC).isoformat(timespec="milliseconds")
+                line.at = at(line.at_ms)
                 text = encode(line) + b"\n"
                 if len(block) + len(text) > ATOMIC:
                     self._out(block)
