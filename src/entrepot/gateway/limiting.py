@@ -253,10 +253,11 @@ def head_of(call: Call, terms: Terms, states: list[State]) -> bytes:
     if len(states) <= terms.charged + terms.flights:
         return b""
     tokens = tightest(states, terms.charged + terms.flights, len(terms.tokens))
+    of_requests, of_tokens = states[requests], states[tokens]
     return quotas.head(
         call.form,
-        (terms.all[requests].limit.amount, *states[requests]),
-        (terms.all[tokens].limit.amount, *states[tokens]),
+        (terms.all[requests].limit.amount, of_requests.remaining, of_requests.reset_ms),
+        (terms.all[tokens].limit.amount, of_tokens.remaining, of_tokens.reset_ms),
     )
 
 

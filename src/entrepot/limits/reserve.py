@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, final
 
 from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, wait_ms, window_end_ms
 
 
-class Want(NamedTuple):
-    """`units` of the limit that `key` names: 16 bytes, the same in every process."""
+@final
+class Want:
+    """`units` of the limit that `key` names: 16 bytes, the same in every process. It is never changed."""
 
-    key: bytes
-    limit: Limit
-    units: int
+    __slots__ = ("key", "limit", "units")
+
+    def __init__(self, key: bytes, limit: Limit, units: int) -> None:
+        self.key = key
+        self.limit = limit
+        self.units = units
 
 
 class Refusal(NamedTuple):
@@ -31,11 +35,15 @@ class Short(Exception):  # noqa: N818 - not an error of anybody's
     """What this process holds does not suffice: `reserve_there` asks for more. Nothing was reserved."""
 
 
-class State(NamedTuple):
+@final
+class State:
     """What is left of a limit, in whole units, and when it is whole again if nothing comes."""
 
-    remaining: int
-    reset_ms: int
+    __slots__ = ("remaining", "reset_ms")
+
+    def __init__(self, remaining: int, reset_ms: int) -> None:
+        self.remaining = remaining
+        self.reset_ms = reset_ms
 
 
 class Store(Protocol):
@@ -100,7 +108,7 @@ class Memory:
     def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         taken = []
         for index, want in enumerate(wants):
-            held, units = self._now(want, now_ms), want[2]
+            held, units = self._now(want, now_ms), want.units
             # The common case of `fits`, written out: this runs for every call.
             if held.level + (held.reserved + units) * held.period_ms > held.capacity:
                 limit = held.limit
@@ -109,9 +117,9 @@ class Memory:
             taken.append(held)
         for held, want in zip(taken, wants, strict=True):
             if held.charged:
-                held.level += want[2] * held.period_ms
+                held.level += want.units * held.period_ms
             else:
-                held.reserved += want[2]
+                held.reserved += want.units
         return None
 
     async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
@@ -122,7 +130,7 @@ class Memory:
             held = self._now(want, now_ms)
             if not held.charged:
                 held.level += real * held.period_ms
-                held.reserved -= want[2]
+                held.reserved -= want.units
 
     def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
         held = self._now(Want(key, limit, 0), now_ms)
@@ -141,10 +149,10 @@ class Memory:
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
         found = []
         for want in wants:
-            held = self._held.get(want[0])
+            held = self._held.get(want.key)
             if held is None or held.at_ms < now_ms:
                 held = self._now(want, now_ms)
-            found.append(state_of(held.limit, held.level, held.reserved, now_ms))
+            found.append(held.state(held.level, held.reserved, now_ms))
         return found
 
     async def end(self) -> None:
@@ -160,16 +168,17 @@ class Memory:
 
     def _now(self, want: Want, now_ms: int) -> Bucket:
         """What is held, with its level brought to now, under the limit as it is declared now."""
-        held = self._held.get(want[0])
+        held = self._held.get(want.key)
         if held is None:
-            held = self._held[want[0]] = Bucket(want[1], now_ms)
-        elif held.limit is not want[1]:
-            held.adopt(want[1])
+            held = self._held[want.key] = Bucket(want.limit, now_ms)
+        elif held.limit is not want.limit:
+            held.adopt(want.limit)
         passed_ms = now_ms - held.at_ms
         if passed_ms > 0:
             if held.level:
                 if held.windowed:
-                    held.level = level_at(held.limit, held.level, held.at_ms, now_ms)
+                    if now_ms >= held.ends_ms:
+                        held.level = level_at(held.limit, held.level, held.at_ms, now_ms)
                 else:  # the common case of `level_at`, written out
                     level = held.level - passed_ms * held.amount
                     held.level = level if level > 0 else 0
@@ -180,7 +189,10 @@ class Memory:
 class Bucket:
     """A level with its limit, what is reserved of it, and what of the limit every call looks at."""
 
-    __slots__ = ("amount", "at_ms", "capacity", "charged", "level", "limit", "period_ms", "reserved", "windowed")
+    __slots__ = (
+        *("amount", "at_ms", "burst", "capacity", "charged", "ends_ms", "level", "limit", "period_ms", "reserved"),
+        *("window_ms", "windowed"),
+    )
 
     def __init__(self, limit: Limit, at_ms: int) -> None:
         self.level = 0
@@ -193,8 +205,23 @@ class Bucket:
         self.amount = limit.amount
         self.period_ms = limit.period_ms
         self.capacity = limit.capacity
+        self.burst = limit.burst
         self.charged = limit.charged
+        self.window_ms = limit.window_ms
         self.windowed = limit.window_ms > 0
+        self.ends_ms = 0
+        """Of the window that the last state was of: it is not reckoned for each call."""
+
+    def state(self, level: int, reserved: int, now_ms: int) -> State:
+        """As `state_of` has it. `level` is that of now."""
+        if self.windowed:
+            if now_ms >= self.ends_ms:
+                self.ends_ms = window_end_ms(self.window_ms, now_ms)
+            reset_ms = self.ends_ms - now_ms
+        else:
+            reset_ms = -(-level // self.amount) if self.amount else 0
+        left = self.burst - reserved - (-(-level // self.period_ms) if level else 0)
+        return State(left if left > 0 else 0, reset_ms)
 
 
 def state_of(limit: Limit, level: int, reserved: int, now_ms: int) -> State:

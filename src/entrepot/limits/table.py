@@ -94,7 +94,7 @@ class Table:
         self._lock(BUSY_S)
         try:
             for index, want in enumerate(wants):
-                held, units = self._now(want, now_ms), want[2]
+                held, units = self._now(want, now_ms), want.units
                 # The common case of `fits`, written out: this runs for every call.
                 if held.level + (held.reserved + units) * held.period_ms > held.capacity:
                     limit = held.limit
@@ -102,7 +102,7 @@ class Table:
                         return Refusal(index, wait_ms(limit, held.level, held.reserved, units, now_ms))
                 met.append(held)
             for held, want in zip(met, wants, strict=True):
-                units = want[2]
+                units = want.units
                 if held.charged:
                     self._pour(held, units)
                 else:
@@ -126,7 +126,7 @@ class Table:
                 if not held.charged:
                     if real:
                         self._pour(held, real)
-                    left = self._words[held.mine] - want[2]
+                    left = self._words[held.mine] - want.units
                     self._words[held.mine] = left if left > 0 else 0
         finally:
             flock(self._fd, LOCK_UN)
@@ -213,7 +213,7 @@ class Table:
 
     def _now(self, want: Want, now_ms: int) -> _Place:
         """What the table holds, with its level brought to now, under the limit as it is declared now. With the lock."""
-        key = want[0]
+        key = want.key
         held = self._places.get(key)
         if held is None:
             held = self._find(want, now_ms)
@@ -221,13 +221,13 @@ class Table:
         if row[0] != key:
             held = self._find(want, now_ms)
             row = self._row(self._map, held.place)
-        if held.limit is not want[1]:
-            held.adopt(want[1])
+        if held.limit is not want.limit:
+            held.adopt(want.limit)
         held.read(row, now_ms)
         return held
 
     def _state(self, want: Want, now_ms: int) -> State:
-        key = want[0]
+        key = want.key
         held = self._places.get(key)
         if held is None or self._map[held.place : held.place + len(key)] != key:
             self._lock(BUSY_S)
@@ -235,8 +235,8 @@ class Table:
                 held = self._find(want, now_ms)
             finally:
                 flock(self._fd, LOCK_UN)
-        if held.limit is not want[1]:
-            held.adopt(want[1])
+        if held.limit is not want.limit:
+            held.adopt(want.limit)
         held.read(self._row(self._map, held.place), now_ms)
         return state_of(held.limit, held.level, held.reserved, now_ms)
 
@@ -267,7 +267,7 @@ class Table:
 
     def _find(self, want: Want, now_ms: int) -> _Place:
         """With the lock. Raises StoreBusy where every slot that the key may stand in is in use."""
-        key = want[0]
+        key = want.key
         first = int.from_bytes(key[:8], "little")
         free = -1
         for way in range(WAYS):
@@ -284,7 +284,7 @@ class Table:
             if free < 0:
                 raise StoreBusy("too many limits are in use at once")
             place = self._new(key, free, now_ms)
-        held = self._places[key] = _Place(place, self._number, self._processes, want[1])
+        held = self._places[key] = _Place(place, self._number, self._processes, want.limit)
         return held
 
     def _new(self, key: bytes, place: int, now_ms: int) -> int:
