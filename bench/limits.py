@@ -9,7 +9,8 @@ middle (with two minutes: the edge of a minute) and before the end.
 A row: tokens offered and admitted; the bound of docs/limits.md, a burst and the amount for so long, and the part of it
 that was admitted; the fullest bucket: of every stretch of time, what was admitted beyond the amount for so long, by the
 burst (above 100 % the bound was broken); what the second half admitted, by the amount alone; the least and the
-most that a process got of its fair share, by what it offered; round trips a call. It fails if a bound is broken or a
+most that a process got of its fair share, by what it offered; calls that waited for the store; round trips a call, of
+all kinds. It fails if a bound is broken or a
 process starved.
 
 `redis` starts a server of its own. At the end: processes that fight for the table's lock, and the CPU time of a call
@@ -51,7 +52,7 @@ STARVED = 0.25
 STAGGER_S = 1.5
 HEADS = (
     *("store", "processes", "load", "offered", "admitted", "bound", "of the bound"),
-    *("fullest", "second half", "shares", "trips a call"),
+    *("fullest", "second half", "shares", "calls that waited", "trips a call"),
 )
 
 
@@ -71,6 +72,7 @@ class Found(NamedTuple):
     fullest: float
     second_half: float
     shares: list[float]
+    waited: float
     trips: float
 
     @property
@@ -83,7 +85,7 @@ class Found(NamedTuple):
         shares = f"{min(self.shares):.2f} to {max(self.shares):.2f}"
         cells = [*self.row, f"{self.offered:,}", f"{self.admitted:,}", f"{self.bound:,.0f}"]
         cells += [f"{self.admitted / self.bound:.2%}", f"{self.fullest:.2%}", f"{self.second_half:.2%}", shares]
-        return f"| {' | '.join(map(str, [*cells, f'{self.trips:.2f}']))} |"
+        return f"| {' | '.join(map(str, [*cells, f'{self.waited:.1%}', f'{self.trips:.2f}']))} |"
 
 
 def options() -> argparse.Namespace:
@@ -127,7 +129,7 @@ class Offering:
         self._want = [Want(KEY, tokens_per_minute(chosen.limit, chosen.window_ms), tokens)]
         self._under_way: set[asyncio.Task[None]] = set()
         self.admitted_ms: list[int] = []
-        self.calls = 0
+        self.calls = self.waited = 0
 
     async def run(self, times: Sequence[float], began: float, ends: float) -> None:
         for at in times:
@@ -145,6 +147,7 @@ class Offering:
             if self._store.reserve(self._want, now_ms) is None:
                 self._begin(self._last(now_ms))
         except Short:
+            self.waited += 1
             self._begin(self._ask(now_ms))
         except StoreBusy:  # a call that is not admitted
             return
@@ -175,7 +178,7 @@ async def work(given: dict[str, Any], chosen: argparse.Namespace) -> None:
     print("ready", flush=True)
     began = float(await asyncio.to_thread(sys.stdin.readline))
     await offering.run(times, began, began + chosen.seconds)
-    told = {"calls": offering.calls, "trips": getattr(store, "trips", 0)}
+    told = {"calls": offering.calls, "waited": offering.waited, "trips": getattr(store, "trips", 0)}
     print(json.dumps({**told, "admitted_ms": sorted(offering.admitted_ms)}), flush=True)
     await store.end()
 
@@ -268,6 +271,7 @@ def judged(row: Row, began_ms: float, told: Sequence[dict[str, Any]], chosen: ar
         fullest / burst,
         later / (half_ms * by_ms),
         [len(each["admitted_ms"]) * calls / max(1, len(times) * each["calls"]) for each in told],
+        sum(each["waited"] for each in told) / calls,
         sum(each["trips"] for each in told) / calls,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -103,6 +104,94 @@ def test_a_large_limit_needs_no_round_trip_for_each_call(server: Server) -> None
     with_stores(server.url, 2, work)
 
 
+def test_calls_at_once_share_a_round(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        store, limit = stores[0], tokens_per_minute(600_000)
+        before = store.trips
+        wants = [Want(KEY, limit, 100), Want(b"f" * 16, in_flight(300), 1)]
+        assert await asyncio.gather(*(reserve(store, wants) for _ in range(200))) == [None] * 200
+        assert store.waited == 200
+        assert store.trips - before <= 3, "200 calls are one question"
+
+    with_stores(server.url, 1, work)
+
+
+def test_a_lease_is_renewed_before_it_is_spent(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        store, limit = stores[0], tokens_per_minute(600_000, 60_000)
+        want = [Want(KEY, limit, 500)]
+        for _ in range(1_000):
+            assert await reserve(store, want) is None
+            store.settle(want, [500], now())
+            await asyncio.sleep(0.001)
+        assert store.waited <= 100, "a lease is 24 calls, and none but the first has to wait"
+        assert store.trips <= 300
+
+    with_stores(server.url, 1, work)
+
+
+def test_of_a_limit_of_few_calls_the_next_one_is_leased_ahead(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        store, limit = stores[0], tokens_per_minute(10_000, 60_000)
+        want = [Want(KEY, limit, 1_200)]
+        assert await reserve(store, want) is None
+        for _ in range(4):
+            end = time.monotonic() + 10
+            while store._parts.held[KEY].free < 1_200:
+                assert time.monotonic() < end
+                await asyncio.sleep(0.01)
+            assert store.reserve(want, now()) is None
+        assert store.waited == 1
+        part = store._parts.held[KEY]
+        assert part.free <= 1_200, "no more than a call lies idle: two percent are 200"
+
+    with_stores(server.url, 1, work)
+
+
+def test_what_a_process_holds_is_what_the_store_says_whoever_goes_away(server: Server) -> None:
+    """Calls of many sizes at once, a third of which go away while they wait."""
+    chance = random.Random(7)
+    limits = [tokens_per_minute(60_000), in_flight(12), requests_per_minute(3_000), budget(10**14)]
+    keys = [bytes([at]) * 16 for at in range(len(limits))]
+    used = [0] * len(limits)
+
+    async def call(store: Shared) -> None:
+        units = [chance.randint(1, 900), 1, 1, chance.randint(0, 3) * 10**11 + 7]
+        wants = [Want(key, limit, each) for key, limit, each in zip(keys, limits, units, strict=True)]
+        if await reserve(store, wants) is None:
+            real = [each * chance.randint(0, 100) // 100 for each in units]
+            real[1] = 0
+            used[3] += real[3]
+            try:
+                await asyncio.sleep(chance.random() / 50)
+            finally:
+                store.settle(wants, real, now())
+
+    async def work(stores: list[Shared]) -> None:
+        await asyncio.sleep(1.1)  # budgets are granted from now on
+        for _ in range(40):
+            calls = [asyncio.create_task(call(chance.choice(stores))) for _ in range(12)]
+            await asyncio.sleep(chance.random() / 100)
+            for each in calls[::3]:
+                each.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.sleep(0.3)
+        for store in stores:
+            store._ended = True
+            assert store._task is not None
+            await store._task
+        assert used[3] == sum(store.counted(keys[3], limits[3], now()) for store in stores) > 0
+        with redis.Redis.from_url(server.url) as client:
+            for store in stores:
+                for key in keys:
+                    part = store._parts.held[key]
+                    there = client.hget(f"entrepot:limit:{key.hex()}", f"r:{store._pid}")
+                    assert int(there or 0) == part.free + part.used
+                    assert part.reserved == 0
+
+    with_stores(server.url, 2, work)
+
+
 def test_small_limits_go_to_the_store_and_are_never_exceeded(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
         flights = [Want(KEY, in_flight(3), 1)]
@@ -187,8 +276,8 @@ def test_first_calls_at_once_are_granted_nothing_that_the_store_forgets(server: 
         await store._task
         with redis.Redis.from_url(server.url) as client:
             (there,) = client.hvals(b"entrepot:limit:" + KEY.hex().encode())[2:]
-        held = store._held[KEY]
-        assert int(there) == held.lease + held.reserved + held.used
+        part = store._parts.held[KEY]
+        assert int(there) == part.free + part.reserved + part.used
 
     with_stores(server.url, 1, work)
 
@@ -245,7 +334,7 @@ def test_a_store_that_comes_back_empty_hears_of_budgets_again_before_it_grants_a
             assert await reserve(two, want) is None
         two.settle(want, [million], now())
         await asyncio.sleep(1.5)
-        assert KEY in one._resting
+        assert KEY in one._parts.resting
         server.kill()
         await asyncio.sleep(0.3)
         two.settle(want, [million + 7], now())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, final
 
-from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, wait_ms, window_end_ms
+from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, wait_ms, window_end_ms, window_of
 
 
 @final
@@ -232,3 +232,171 @@ def state_of(limit: Limit, level: int, reserved: int, now_ms: int) -> State:
         reset_ms = window_end_ms(window_ms, now_ms) - now_ms
     left = burst - reserved - (-(-level // period_ms))
     return State(left if left > 0 else 0, reset_ms)
+
+
+MICRO = 1_000_000
+"""Money is in micros in a store: numbers stay whole in a double. What is below a micro stays here until it is one."""
+
+
+class Part:
+    """What this process holds of one limit that it shares with other machines, in the store's units.
+
+    Of a limit with a window `total` and `fraction` are all that this process used in the window `number`, `heard` is
+    what the store is known to have of that, or -1. `instead`: the store is to take `total` even if it has more.
+    `level`, `at_ms` and `others` are what the store said last: used, and held by other processes.
+
+    INVARIANT: what is held is `free + reserved + used`; a call moves units between the three, and only a round with the
+    store changes the sum. `used` is what the store has not heard of yet.
+    """
+
+    __slots__ = (
+        *("alone_ms", "amount", "asked_ms", "at_ms", "capacity", "charged", "ends_ms", "fraction", "free", "heard"),
+        *("instead", "key", "largest", "largest_before", "level", "limit", "low", "number", "others", "period_ms"),
+        *("refused_until_ms", "reserved", "scale", "sure", "told", "total", "used", "window_ms", "windowed"),
+    )
+
+    def __init__(self, key: bytes, limit: Limit) -> None:
+        self.key = key
+        self.free = self.reserved = self.used = self.fraction = 0
+        self.level = self.others = self.at_ms = self.asked_ms = self.refused_until_ms = self.alone_ms = 0
+        self.low = self.largest = self.largest_before = 0
+        """With less than `low` free more is asked for ahead. `largest` is what a call asked for at most, of late."""
+        self.total = self.number = self.ends_ms = 0
+        self.heard = -1
+        self.told = self.instead = False
+        self.sure = False
+        """The store has answered since what it holds of ours was last in doubt."""
+        self.adopt(limit)
+
+    def adopt(self, limit: Limit) -> None:
+        self.limit = limit
+        self.window_ms = limit.window_ms
+        self.windowed = limit.window_ms > 0
+        self.scale = MICRO if self.windowed else 1
+        self.capacity = limit.burst // self.scale
+        self.amount = limit.amount
+        self.period_ms = limit.period_ms
+        self.charged = limit.charged
+        self.ends_ms = 0
+
+    def units(self, units: int) -> int:
+        """What a call asks for, in the store's units."""
+        return units if self.scale == 1 else -(-units // self.scale)
+
+    def spend(self, real: int, now_ms: int) -> int:
+        """Add to what was used in the window. `real` is in the limit's unit; what of it is whole in the store's."""
+        self.roll(now_ms)
+        real += self.fraction
+        whole = real // self.scale
+        self.fraction = real - whole * self.scale
+        self.total += whole
+        return whole
+
+    def roll(self, now_ms: int) -> None:
+        """With a new window nobody has used anything."""
+        if now_ms < self.ends_ms:
+            return
+        number = window_of(self.window_ms, now_ms)
+        self.ends_ms = window_end_ms(self.window_ms, now_ms)
+        if number > self.number:
+            self.number, self.heard = number, -1
+            self.total = self.fraction = self.level = 0
+
+    def level_now(self, now_ms: int) -> int:
+        """By what the store said last."""
+        return level_at(self.limit, self.level, self.at_ms, now_ms) if self.at_ms and self.level else 0
+
+    def state(self, now_ms: int) -> State:
+        """By what the store said last, and what was taken here since; in the limit's unit."""
+        level = self.level
+        if self.windowed:
+            self.roll(now_ms)
+            level = self.level
+            reset_ms = self.ends_ms - now_ms
+        else:
+            passed_ms = now_ms - self.at_ms
+            if level and passed_ms > 0:
+                level = max(0, level - passed_ms * self.amount)
+            reset_ms = -(-level // self.amount) if level and self.amount else 0
+        left = self.capacity - self.others - self.reserved - self.used
+        if level:
+            left -= -(-level // self.period_ms)
+        return State(left * self.scale if left > 0 else 0, reset_ms)
+
+
+class Parts:
+    """All that this process holds of such limits. A call takes from what is free, with no word to anybody."""
+
+    __slots__ = ("held", "low", "resting")
+
+    def __init__(self) -> None:
+        self.held: dict[bytes, Part] = {}
+        self.resting: dict[bytes, Part] = {}
+        """Of limits with a window that nobody calls on now: what was used of them."""
+        self.low: list[Part] = []
+        """Those of which there is little left to take; `renewed` takes them."""
+
+    def of(self, want: Want) -> Part:
+        part = self.held.get(want.key)
+        if part is None:
+            resting = self.resting.pop(want.key, None)
+            part = self.held[want.key] = Part(want.key, want.limit) if resting is None else resting
+        if part.limit is not want.limit:
+            part.adopt(want.limit)
+        return part
+
+    def take(self, wants: Sequence[Want], now_ms: int) -> bool:
+        """All of the wants, or nothing if that is not free."""
+        met: list[Part] = []
+        for want in wants:
+            part, units = self.of(want), want.units
+            if part.windowed:
+                units = -(-units // part.scale)
+            if part.free < units:
+                return False
+            met.append(part)
+        for part, want in zip(met, wants, strict=True):
+            units = want.units
+            if part.windowed:
+                units = -(-units // part.scale)
+            part.asked_ms = now_ms
+            left = part.free - units
+            part.free = left
+            if part.charged:
+                part.used += units
+            else:
+                part.reserved += units
+            part.largest = max(part.largest, units)
+            if left < part.low:
+                part.low = 0
+                self.low.append(part)
+        return True
+
+    def give_back(self, wants: Sequence[Want]) -> None:
+        """What was taken for a call that went away before it knew. A request stays one."""
+        for want in wants:
+            part = self.of(want)
+            if not part.charged:
+                units = part.units(want.units)
+                part.reserved -= units
+                part.free += units
+
+    def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
+        for want, real in zip(wants, used, strict=True):
+            part, units = self.of(want), want.units
+            if part.charged:
+                continue
+            if part.windowed:
+                units = -(-units // part.scale)
+                real = part.spend(real, now_ms)  # noqa: PLW2901 - in the store's unit from here on
+            part.reserved -= units
+            part.used += real
+            part.free += units - real
+
+    def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
+        return [self.of(want).state(now_ms) for want in wants]
+
+    def renewed(self) -> list[Part]:
+        low = self.low
+        self.low = []
+        return low

@@ -2,13 +2,14 @@
 
 The store holds, for each limit, its level and what each process holds of it in bulk; `round.lua` changes both at once.
 What a process holds counts as taken, so a limit is never exceeded; what it holds and does not use is the error, at most
-a fiftieth of the limit (docs/limits.md derives it). While the store cannot be reached each process admits its share.
+a fiftieth of the limit or one call (docs/limits.md derives it). While the store cannot be reached each process admits
+its share.
+
+One round at a time: it says for all limits what was used, asks for what calls wait for, and fills leases. Calls that
+come while one is under way wait for it and then share the next.
 
 Of a budget each process tells the whole of what it used in the window, as its ledger has it, not what is new: telling
 it twice changes nothing, and a store that lost it all hears it again. Until all had time for that it grants none.
-
-INVARIANT: what a process holds of a limit is `lease + reserved + used`; a call moves units between the three, and only
-a round changes the sum. `used` is what the store has not heard of yet.
 """
 
 from __future__ import annotations
@@ -17,33 +18,35 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from entrepot.limits.rate import Level, Limit, leaked, wait_ms, window_of
-from entrepot.limits.reserve import Memory, Refusal, Short, State, StoreBusy, Want, state_of
+from entrepot.limits.rate import Limit, wait_ms
+from entrepot.limits.reserve import Memory, Part, Parts, Refusal, Short, State, StoreBusy, Want
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+QUIET_S = 0.25
+"""So seldom at least a round is made where there is nothing to say: a store that came back empty is to be noticed."""
 ALIVE_MS = 5_000
 ANSWER_S = 0.5
 IDLE_MS = 1_000
-REFUSED_MS = 100
-"""So long a refusal of the store is taken for its word, so that calls over the limit do not become rounds."""
+REFUSED_MS = (10, 100)
+"""So long, at least and at most, a refusal of the store is taken for its word: calls over the limit are no rounds."""
 GRACE_MS = 1_000
 """So long a store that came back empty grants nothing of budgets, so that all processes can tell it of theirs."""
 LEASED_PERCENT = 2
+REMEMBERED = 20
+"""Ticks, twice at most, for which the largest call of a limit is."""
 AT_ONCE = 256
-TRIES = 4
-MICRO = 1_000_000
-"""Money is in micros there: numbers stay whole in a double. What is below a micro stays here until it is one."""
 
 Budgets = Literal["closed", "open"]
 
@@ -52,88 +55,43 @@ class Early(StoreBusy):
     """The store does not know yet what was used of budgets."""
 
 
-class _Held:
-    """What this process holds of one limit, in the store's units.
+class Answer(msgspec.Struct, array_like=True):
+    """Of `round.lua`. A limit's: granted to its lease, its level, what others hold, what the store had of ours, or -1.
 
-    Of a limit with a window `total` and `fraction` are all that it used in the window `number`, `heard` is what the
-    store is known to have of that, or -1. `instead`: the store is to take `total` even if it has more.
+    A call's: 0, the number of the need that could not be met, or -1 while budgets wait.
     """
 
-    __slots__ = (
-        "alone_ms",
-        "asked_ms",
-        "at_ms",
-        "first",
-        "fraction",
-        "heard",
-        "instead",
-        "lease",
-        "level",
-        "limit",
-        "number",
-        "others",
-        "refused_until_ms",
-        "reserved",
-        "rounds",
-        "scale",
-        "sent",
-        "sure",
-        "total",
-        "used",
-    )
-
-    def __init__(self, limit: Limit) -> None:
-        self.scale = MICRO if limit.window_ms else 1
-        self.limit = limit
-        self.lease = self.reserved = self.used = self.fraction = 0
-        self.level = self.others = self.at_ms = self.asked_ms = self.refused_until_ms = self.rounds = 0
-        self.alone_ms = 0
-        self.total = self.number = self.sent = 0
-        self.heard = -1
-        self.instead = False
-        self.sure = False
-        """The store has answered since what it holds of ours was last in doubt."""
-        self.first: asyncio.Task[int | None] | None = None
-
-    def first_trip(self) -> asyncio.Task[int | None] | None:
-        """While it is under way no other may be: it says all that is held, and the store forgets what it had of it."""
-        return self.first if self.first is not None and not self.first.done() else None
-
-    @property
-    def capacity(self) -> int:
-        return self.limit.burst // self.scale
-
-    def spend(self, real: int, now_ms: int) -> int:
-        """Add to what was used in the window. `real` is in the limit's unit; what of it is whole in the store's."""
-        self.roll(now_ms)
-        whole, self.fraction = divmod(real + self.fraction, self.scale)
-        self.total += whole
-        return whole
-
-    def roll(self, now_ms: int) -> None:
-        """With a new window nobody has used anything."""
-        number = window_of(self.limit.window_ms, now_ms)
-        if number > self.number:
-            self.number, self.heard = number, -1
-            self.total = self.fraction = 0
+    processes: int
+    born: int
+    limits: list[tuple[int, int, int, int]]
+    calls: list[int]
 
 
-class _Sent(NamedTuple):
-    """What a round told of one limit. `turn` numbers the limit's rounds, `alone` is one with no other beside it."""
+class _Asking:
+    """A call that waits for a round. `here` is what was free of each want, and is set aside; `needs` is the rest."""
 
+    __slots__ = ("answer", "here", "needs", "now_ms", "taken", "wants")
+
+    def __init__(self, wants: Sequence[Want], now_ms: int) -> None:
+        self.wants = wants
+        self.now_ms = now_ms
+        self.answer: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+        self.taken = False
+        self.here: list[int] = []
+        self.needs: list[tuple[int, Part, int]] = []
+
+    def is_answered(self, refusal: Refusal | None) -> None:
+        self.taken = refusal is None
+        self.answer.set_result(refusal)
+
+
+class _Told(NamedTuple):
+    """What a round says of one limit, should it have to be said again."""
+
+    part: Part
     used: int
     total: int
-    turn: int
-    alone: bool
     instead: bool
-
-
-class _Ask(NamedTuple):
-    key: bytes
-    held: _Held
-    least: int
-    most: int
-    back: int = 0
 
 
 class Shared:
@@ -143,142 +101,130 @@ class Shared:
         retry = Retry(NoBackoff(), 0)
         self._redis = Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, retry=retry)
         self._round = self._redis.register_script(files(__package__).joinpath("round.lua").read_text())
+        self._pack = msgspec.msgpack.Encoder().encode
+        self._unpack = msgspec.msgpack.Decoder(Answer).decode
         self._name = name
         self._pid = f"{name}:{os.getpid()}:{time.time_ns():x}"
         self._budgets = budgets
-        self._held: dict[bytes, _Held] = {}
-        self._resting: dict[bytes, _Held] = {}
-        """Of budgets that nobody calls on now: what was used of them."""
+        self._parts = Parts()
+        self._waiting: list[_Asking] = []
+        self._due: list[Part] = []
+        """Of which the round has something to say. Those of a tick, a few at a time."""
+        self._due_s = 0.0
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._born = 0
         self._told: list[str] = []
         self._otherwise: dict[bytes, tuple[int, int]] = {}
         self._local = Memory()
         self._away_ms = 0
-        self._heard_ms = 0
+        self._heard_s = 0.0
         """When the store answered last."""
+        self._ticks = 0
         self._processes = 1
         self._task: asyncio.Task[None] | None = None
-        self._trips: set[asyncio.Task[int | None]] = set()
         self._ended = False
         self.trips = 0
+        self.waited = 0
+        """Calls that waited for a round."""
         self._problem: str | None = None
 
     async def start(self) -> None:
         """Returns when the store has answered once, or could not be reached."""
-        await self._trip([])
+        await self._trip([], [])
         self._task = asyncio.create_task(self._keep())
 
     async def end(self) -> None:
         """Give back all that is held and not reserved, and report what was used."""
         self._ended = True
+        self._wake.set()
         if self._task is not None:
             await self._task  # not cancelled: a client that is interrupted may not let go
-        while self._trips:
-            await asyncio.wait(self._trips)
-        await self._refill(give_back=True)
+        await self._tell(self._parts.held.values(), give_back=True)
         await self._redis.aclose()
 
     def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         """Raises Short where the store has to be asked: `reserve_there`."""
+        if not self._parts.take(wants, now_ms):
+            return self._short(wants, now_ms)
+        if self._parts.low:
+            self._wake.set()
+        return None
+
+    def _short(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
+        short = False
         for index, want in enumerate(wants):
-            held = self._of(want)
-            held.asked_ms = now_ms
-            if held.lease >= self._units(held, want.units):
+            part = self._parts.of(want)
+            part.asked_ms = now_ms
+            units = part.units(want.units)
+            part.largest = max(part.largest, units)
+            if part.free >= units:
                 continue
             if self._away_ms:
-                if not self._take_locally(want, held, now_ms):
+                if not self._take_locally(part, units, now_ms):
                     return Refusal(index, 1_000)
-            elif now_ms < held.refused_until_ms:
-                return self._refusal(index, want, held, now_ms)
+            elif now_ms < part.refused_until_ms:
+                return self._refusal(index, part, units, now_ms)
             else:
-                raise Short
-        self._take(wants)
+                short = True
+        if short or not self._parts.take(wants, now_ms):
+            raise Short
         return None
 
     async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         """The same with a round trip, for all of the wants that the leases do not hold."""
-        tries, ends_ms = TRIES, now_ms + 2 * GRACE_MS
+        ends_ms = now_ms + 2 * GRACE_MS
         while True:
+            if self._ended:
+                raise StoreBusy("the store of limits is not asked any more")
+            asking = _Asking(wants, now_ms)
+            self._waiting.append(asking)
+            self._wake.set()
+            self.waited += 1
             try:
-                refusal = await self._reserve_there(wants, now_ms)
+                return await asking.answer
             except Early:
                 if time.time_ns() // 1_000_000 > ends_ms:
                     raise
-                await asyncio.sleep(TICK_S)
-                continue
-            except Short:  # the store went away and came back meanwhile
-                refusal = Refusal(0, 0)
-            tries -= 1
-            if refusal is None or refusal.wait_ms != 0 or not tries:
-                return refusal
-
-    async def _reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
-        """Without anything to wait for: another call took what was here while the store was asked for the rest."""
-        first = [trip for want in wants if (trip := self._of(want).first_trip())]
-        if first:
-            await asyncio.wait(first)
-            return self.reserve(wants, now_ms)
-        asks = []
-        for want in wants:
-            held = self._of(want)
-            least = max(0, self._units(held, want.units) - max(0, held.lease))
-            asks.append(_Ask(want.key, held, least, least + self._lease_of(held) if least else 0))
-        failed = await asyncio.shield(self._begin(asks))
-        if failed is None:  # nobody was there to ask
-            return self.reserve(wants, now_ms)
-        if failed < 0:
-            raise Early("the store of limits came back empty, and budgets wait until it has heard of them again")
-        if failed:
-            held = asks[failed - 1].held
-            refusal = self._refusal(failed - 1, wants[failed - 1], held, now_ms)
-            held.refused_until_ms = now_ms + min(REFUSED_MS, max(1, refusal.wait_ms))
-            return refusal
-        for index, want in enumerate(wants):
-            if self._of(want).lease < self._units(self._of(want), want.units):
-                return Refusal(index, 0)
-        self._take(wants)
-        return None
+            except asyncio.CancelledError:
+                if asking.taken:
+                    self._parts.give_back(wants)
+                elif asking.answer.done() and not asking.answer.cancelled():
+                    asking.answer.exception()  # nobody else is told
+                raise
+            await asyncio.sleep(TICK_S)
 
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
-        for index, want in enumerate(wants):
-            if want.limit.charged:
-                continue
-            held = self._of(want)
-            units, real = self._units(held, want.units), used[index]
-            if held.limit.window_ms:
-                real = held.spend(real, now_ms)
-            held.reserved -= units
-            held.used += real
-            held.lease += units - real
+        self._parts.settle(wants, used, now_ms)
 
     def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
         """The store hears of it with the next round. What it was told before it tells itself (`put_right`)."""
-        held = self._of(Want(key, limit, 0))
+        part = self._parts.of(Want(key, limit, 0))
         before = self.counted(key, limit, now_ms)
-        held.total, held.fraction = divmod(units, held.scale)
-        held.instead = True
+        part.total, part.fraction = divmod(units, part.scale)
+        part.instead = True
         return before
 
     def counted(self, key: bytes, limit: Limit, now_ms: int) -> int:
-        held = self._held.get(key) or self._resting.get(key)
-        if held is None:
+        part = self._parts.held.get(key) or self._parts.resting.get(key)
+        if part is None:
             return 0
-        held.limit = limit
-        held.roll(now_ms)
-        return held.total * held.scale + held.fraction
+        if part.limit is not limit:
+            part.adopt(limit)
+        part.roll(now_ms)
+        return part.total * part.scale + part.fraction
 
     async def tell_again(self) -> None:
         """Tell the store of all that was used in windows, once more; `put_right` says what it had otherwise."""
         now_ms = time.time_ns() // 1_000_000
-        for key, held in list(self._resting.items()):
-            del self._resting[key]
-            self._rest(key, held, now_ms)
-        there = [*self._resting.items(), *((key, held) for key, held in self._held.items() if held.limit.window_ms)]
-        for at in range(0, len(there), AT_ONCE):
-            asks = [_Ask(key, held, 0, 0) for key, held in there[at : at + AT_ONCE] if not held.rounds]
-            for each in asks:
-                each.held.instead = True
-            await self._trip(asks)
+        parts = self._parts
+        for part in list(parts.resting.values()):
+            del parts.resting[part.key]
+            self._rest(part, now_ms)
+        there = [*parts.resting.values(), *(part for part in parts.held.values() if part.windowed)]
+        for part in there:
+            part.instead = True
+        await self._tell(there)
 
     def put_right(self) -> tuple[list[str], dict[bytes, tuple[int, int]]]:
         told, otherwise = self._told, self._otherwise
@@ -287,16 +233,10 @@ class Shared:
 
     def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
         """By what the store said last, and what was taken here since."""
-        found = []
-        for want in wants:
-            held = self._of(want)
-            level = leaked(held.limit, Level(held.level, held.at_ms), now_ms).level if held.at_ms else 0
-            state = state_of(self._there(held), level, held.others + held.reserved + held.used, now_ms)
-            found.append(State(state.remaining * held.scale, state.reset_ms))
-        return found
+        return self._parts.states(wants, now_ms)
 
     def forget(self, now_ms: int) -> None:
-        """`_refill` does."""
+        """A tick does."""
         self._local.forget(now_ms)
 
     @property
@@ -307,203 +247,283 @@ class Shared:
     def problem(self) -> str | None:
         return self._problem
 
-    def _of(self, want: Want) -> _Held:
-        held = self._held.get(want.key)
-        if held is None:
-            held = self._resting.pop(want.key) if want.key in self._resting else _Held(want.limit)
-            self._held[want.key] = held
-        held.limit = want.limit
-        return held
+    def _lease_of(self, part: Part) -> int:
+        """What may lie free: a fiftieth of the amount, or what one call takes. Of money the former only, and nothing
+        while the store is away: it may have given to others what it does not hear of.
+        """
+        if part.windowed and self._away_ms:
+            return 0
+        lease = (part.amount or part.capacity) * LEASED_PERCENT // 100
+        if not part.windowed:
+            lease = max(lease, self._call_of(part))
+        return min(lease, part.capacity // (4 * self._processes))
 
-    def _units(self, held: _Held, units: int) -> int:
-        return units if held.scale == 1 else -(-units // held.scale)
+    def _low_of(self, part: Part, lease: int) -> int:
+        """Of which at least so much is free, half of it and a call, needs nothing."""
+        return max(lease // 2, min(lease, self._call_of(part)))
 
-    def _there(self, held: _Held) -> Limit:
-        limit = held.limit
-        return limit if held.scale == 1 else limit._replace(burst=held.capacity)
+    def _call_of(self, part: Part) -> int:
+        return max(part.largest, part.largest_before)
 
-    def _take(self, wants: Sequence[Want]) -> None:
-        for want in wants:
-            held = self._of(want)
-            units = self._units(held, want.units)
-            held.lease -= units
-            if want.limit.charged:
-                held.used += units
-            else:
-                held.reserved += units
+    def _refusal(self, index: int, part: Part, units: int, now_ms: int) -> Refusal:
+        limit, level = part.limit, part.level_now(now_ms)
+        if part.scale != 1:
+            limit = limit._replace(burst=part.capacity)
+        return Refusal(index, wait_ms(limit, level, part.others + part.reserved, units, now_ms) or 1)
 
-    def _lease_of(self, held: _Held) -> int:
-        amount = held.limit.amount or held.capacity
-        return min(amount * LEASED_PERCENT // 100, held.capacity // (4 * self._processes))
-
-    def _refusal(self, index: int, want: Want, held: _Held, now_ms: int) -> Refusal:
-        level = leaked(held.limit, Level(held.level, held.at_ms), now_ms).level
-        units = self._units(held, want.units)
-        return Refusal(index, wait_ms(self._there(held), level, held.others + held.reserved, units, now_ms) or 1)
-
-    def _take_locally(self, want: Want, held: _Held, now_ms: int) -> bool:
+    def _take_locally(self, part: Part, units: int, now_ms: int) -> bool:
         """A fair share of the limit, while the store is away. Raises StoreBusy for budgets that fail closed."""
-        limit, units = held.limit, self._units(held, want.units)
+        limit = part.limit
         if limit.window_ms:
             if self._budgets == "closed":
                 raise StoreBusy("the store of limits cannot be reached, and budgets wait for it")
         elif limit.amount == 0:
-            if held.reserved + units > max(1, limit.burst // self._processes):
+            if part.reserved + units > max(1, limit.burst // self._processes):
                 return False
         else:
-            part = Limit(
+            share = Limit(
                 max(1, limit.amount // self._processes), limit.period_ms, max(1, limit.burst // self._processes), True
             )
-            if held.alone_ms != self._away_ms:
-                held.alone_ms = self._away_ms
-                self._begin_alone(want.key, held, part, now_ms)
-            if self._local.reserve([Want(want.key, part, units)], now_ms) is not None:
+            if part.alone_ms != self._away_ms:
+                part.alone_ms = self._away_ms
+                self._begin_alone(part, share, now_ms)
+            if self._local.reserve([Want(part.key, share, units)], now_ms) is not None:
                 return False
-        held.lease += units
-        held.sure = False
+        part.free += units
+        part.sure = False
         return True
 
-    def _begin_alone(self, key: bytes, held: _Held, part: Limit, now_ms: int) -> None:
+    def _begin_alone(self, part: Part, share: Limit, now_ms: int) -> None:
         """With its share of what was taken at last sight: a limit that was used up does not begin anew."""
-        level = leaked(held.limit, Level(held.level, held.at_ms), now_ms).level
-        taken = -(-level // part.period_ms) + held.others + held.lease + held.reserved + held.used
-        here = part.burst - self._local.states([Want(key, part, 0)], now_ms)[0].remaining
-        self._local.restore(key, part, max(here, -(-taken // self._processes)), now_ms)
+        taken = -(-part.level_now(now_ms) // share.period_ms) + part.others + part.free + part.reserved + part.used
+        here = share.burst - self._local.states([Want(part.key, share, 0)], now_ms)[0].remaining
+        self._local.restore(part.key, share, max(here, -(-taken // self._processes)), now_ms)
 
     async def _keep(self) -> None:
+        """Rounds, one after the other: when a call waits, when a lease gets low, and each tick."""
+        loop = asyncio.get_running_loop()
         while not self._ended:
-            await asyncio.sleep(TICK_S)
+            if not self._due:
+                timer = loop.call_at(self._due_s, self._wake.set)
+                await self._wake.wait()
+                timer.cancel()
+            self._wake.clear()
+            waiting, self._waiting = self._waiting, []
             try:
-                await self._refill()
+                if not self._due and loop.time() >= self._due_s:
+                    self._due_s = loop.time() + TICK_S
+                    self._due = self._to_say(time.time_ns() // 1_000_000)
+                await self._answer(waiting)
             except Exception:  # an edge: the rounds go on, whatever one of them met
                 log.exception("a round with the store of limits failed")
+                self._due = []
+            finally:
+                self._let_go(waiting)
+        self._let_go(self._waiting)
 
-    async def _refill(self, *, give_back: bool = False) -> None:
-        """Report what was used, fill the leases of limits that calls ask for, give back those of the others."""
+    def _let_go(self, waiting: Iterable[_Asking]) -> None:
+        for each in waiting:
+            if not each.answer.done():
+                each.answer.set_exception(StoreBusy("the store of limits could not be asked"))
+
+    def _to_say(self, now_ms: int) -> list[Part]:
+        """The limits of which something was used, or of whose lease there is too little or too much."""
+        due = []
+        self._ticks += 1
+        for part in list(self._parts.held.values()):
+            idle = now_ms - part.asked_ms > IDLE_MS
+            lease = 0 if idle else self._lease_of(part)
+            if idle and part.sure and not (part.free or part.used or part.reserved or part.instead):
+                del self._parts.held[part.key]
+                self._rest(part, now_ms)
+            elif part.used or part.instead or not part.sure or not self._low_of(part, lease) <= part.free <= lease:
+                due.append(part)
+            if self._ticks % REMEMBERED == 0:
+                part.largest, part.largest_before = 0, part.largest
+        return due
+
+    def _rest(self, part: Part, now_ms: int) -> None:
+        if part.windowed:
+            part.roll(now_ms)
+            if part.total or part.fraction:
+                self._parts.resting[part.key] = part
+
+    async def _answer(self, waiting: Sequence[_Asking]) -> None:
+        """A round for the calls that the leases do not serve now, and for what else there is to say."""
         now_ms = time.time_ns() // 1_000_000
-        asks = []
-        for key, held in list(self._held.items()):
-            if held.rounds or held.first_trip():
-                continue
-            idle = give_back or now_ms - held.asked_ms > IDLE_MS
-            target = 0 if idle else self._lease_of(held)
-            if idle and held.sure and not (held.lease or held.used or held.reserved or held.instead):
-                del self._held[key]
-                self._rest(key, held, now_ms)
-                continue
-            if not held.used and not held.instead and held.sure and target // 2 <= held.lease <= target:
-                continue
-            back = max(0, held.lease - target)
-            held.lease -= back
-            asks.append(_Ask(key, held, 0, max(0, target - held.lease) if not idle else 0, back))
-        for at in range(0, max(1, len(asks)), AT_ONCE):
-            await self._begin(asks[at : at + AT_ONCE])
+        asking = [each for each in waiting if not self._is_served(each, now_ms)]
+        due, self._due = self._due[:AT_ONCE], self._due[AT_ONCE:]
+        for each in asking:
+            self._set_aside(each)
+        needed = [part for each in asking for _, part, _ in each.needs]
+        parts = list(dict.fromkeys([*needed, *self._parts.renewed(), *due]))
+        if not parts and not self._away_ms and asyncio.get_running_loop().time() < self._heard_s + QUIET_S:
+            return
+        calls: list[int] | None = None
+        try:
+            async with self._turn:
+                calls = await self._trip(parts, asking)
+        finally:
+            for number, each in enumerate(asking):
+                self._conclude(each, None if calls is None else calls[number])
+        if calls is None:
+            self._due = []
+            for each in asking:
+                self._is_served(each, now_ms)  # as it is while the store is away
 
-    def _rest(self, key: bytes, held: _Held, now_ms: int) -> None:
-        if held.limit.window_ms:
-            held.roll(now_ms)
-            if held.total or held.fraction:
-                self._resting[key] = held
+    def _is_served(self, each: _Asking, now_ms: int) -> bool:
+        """Whether no round is needed for a call any more."""
+        if each.answer.done():  # who asked has gone
+            return True
+        try:
+            each.is_answered(self.reserve(each.wants, max(now_ms, each.now_ms)))
+        except Short:
+            return False
+        except StoreBusy as busy:
+            each.answer.set_exception(busy)
+        return True
 
-    def _begin(self, asks: Sequence[_Ask]) -> asyncio.Task[int | None]:
-        """A task of its own: the client needs one, and whoever asks may go away while the store answers."""
-        trip = asyncio.create_task(self._trip(asks))
-        self._trips.add(trip)
-        trip.add_done_callback(self._trips.discard)
-        for each in asks:
-            if not each.held.sure:
-                each.held.first = trip
-        return trip
+    def _set_aside(self, each: _Asking) -> None:
+        for index, want in enumerate(each.wants):
+            part = self._parts.of(want)
+            units = part.units(want.units)
+            here = max(0, min(part.free, units))
+            part.free -= here
+            part.reserved += here
+            each.here.append(here)
+            if here < units:
+                each.needs.append((index, part, units - here))
 
-    async def _trip(self, asks: Sequence[_Ask]) -> int | None:
-        """The number of the first ask whose least was not to be had, 0 if there is none; None without an answer.
+    def _conclude(self, each: _Asking, failed: int | None) -> None:
+        """Without an answer what was set aside is free again, and that is all."""
+        granted = failed == 0
+        if granted:
+            for _, part, units in each.needs:
+                part.reserved += units
+        for want, here in zip(each.wants, each.here, strict=True):
+            part = self._parts.of(want)
+            if not granted:
+                part.reserved -= here
+                part.free += here
+            elif part.charged:
+                part.reserved -= part.units(want.units)
+                part.used += part.units(want.units)
+        if failed is None:
+            return
+        if each.answer.done():  # who asked has gone
+            if granted:
+                self._parts.give_back(each.wants)
+        elif granted:
+            each.is_answered(None)
+        elif failed < 0:
+            each.answer.set_exception(Early("the store of limits came back empty, and budgets wait until it has heard"))
+        else:
+            index, part, _ = each.needs[failed - 1]
+            now_ms = part.at_ms
+            refusal = self._refusal(index, part, part.units(each.wants[index].units), now_ms)
+            least_ms, most_ms = REFUSED_MS
+            part.refused_until_ms = now_ms + min(most_ms, max(least_ms, refusal.wait_ms))
+            each.is_answered(refusal)
 
-        -1: the store came back empty and does not grant of budgets yet.
-        """
+    async def _tell(self, parts: Iterable[Part], *, give_back: bool = False) -> None:
+        """Besides the rounds of `_keep`, between two of them."""
+        there = list(parts)
+        for at in range(0, max(1, len(there)), AT_ONCE):
+            async with self._turn:
+                await self._trip(there[at : at + AT_ONCE], [], give_back=give_back)
+
+    async def _trip(
+        self, parts: Sequence[Part], asking: Sequence[_Asking], *, give_back: bool = False
+    ) -> list[int] | None:
+        """What `Answer.calls` says; None without an answer. One at a time."""
         began_ms = time.time_ns() // 1_000_000
         keys: list[bytes] = [b"entrepot:limits:alive", b"entrepot:limits:since"]
-        keys += [b"entrepot:limit:" + each.key.hex().encode() for each in asks]
-        arguments: list[Any] = [self._pid, self._name, ALIVE_MS, GRACE_MS]
-        sent = []
-        for each in asks:
-            held, limit = each.held, each.held.limit
-            if limit.window_ms:
-                held.roll(began_ms)
-            told = self._sent(held)
-            sent.append(told)
-            arguments += [limit.amount, limit.period_ms, held.capacity, limit.window_ms, told.used, each.back]
-            arguments += [held.reserved + held.lease, each.least, each.most, int(told.alone and not held.sure)]
-            arguments += [told.total, held.number, int(told.instead)]
+        keys += [b"entrepot:limit:" + part.key.hex().encode() for part in parts]
+        told, limits = [], []
+        for part in parts:
+            if part.windowed:
+                part.roll(began_ms)
+            idle = give_back or began_ms - part.asked_ms > IDLE_MS
+            target = 0 if idle else self._lease_of(part)
+            back = max(0, part.free - target)
+            part.free -= back
+            said = _Told(part, part.used, part.total, part.instead)
+            part.used, part.instead = 0, False
+            told.append(said)
+            limits.append(
+                (
+                    *(part.amount, part.period_ms, part.capacity, part.window_ms, said.used, back),
+                    *(part.reserved + part.free, max(0, target - part.free), int(not part.sure)),
+                    *(said.total, part.number, int(said.instead)),
+                )
+            )
+        places = {part.key: number for number, part in enumerate(parts, 1)}
+        calls = [[n for _, part, units in each.needs for n in (places[part.key], units)] for each in asking]
         try:
-            answer = await self._round(keys=keys, args=arguments)
+            packed = self._pack((self._pid, self._name, ALIVE_MS, GRACE_MS, limits, calls))
+            answer = self._unpack(await self._round(keys=keys, args=[packed]))
         except (TimeoutError, RedisError, OSError) as error:
-            self._undone(asks, sent)
-            if began_ms >= self._heard_ms:  # else it has answered since
-                self._lost(error)
+            self._undone(told)
+            self._lost(error)
             return None
-        now_ms = self._heard_ms = time.time_ns() // 1_000_000
+        except BaseException:
+            self._undone(told)
+            raise
+        self._hear(answer, told)
+        return answer.calls
+
+    def _hear(self, answer: Answer, told: Sequence[_Told]) -> None:
+        now_ms, self._heard_s = time.time_ns() // 1_000_000, asyncio.get_running_loop().time()
         self.trips += 1
-        self._processes = max(1, int(answer[1]))
-        self._bear(int(answer[2]))
-        for at, each in enumerate(asks):
-            held, (granted, level, taken, before) = each.held, map(int, answer[3 + 4 * at : 7 + 4 * at])
-            held.rounds -= 1
-            held.sure = held.sure or not held.rounds
-            if held.limit.window_ms:
-                self._hear(each.key, held, sent[at], before)
-            held.lease += granted
-            held.level, held.at_ms = level, now_ms
-            held.others = max(0, taken - held.lease - held.reserved)
+        self._processes = max(1, answer.processes)
+        self._bear(answer.born)
+        for said, (granted, level, others, before) in zip(told, answer.limits, strict=True):
+            part = said.part
+            part.sure = True
+            if part.windowed:
+                self._compare(part, said.total, before)
+            part.told = True
+            part.free += granted
+            part.level, part.at_ms, part.others = level, now_ms, others
+            low = self._low_of(part, self._lease_of(part))
+            part.low = low if part.free >= low else 0
         if self._away_ms:
             fields = {"for_ms": now_ms - self._away_ms}
             self._away_ms, self._problem = 0, None
             log.warning("the store of limits answers again", extra={"fields": fields})
-        return int(answer[0])
 
-    def _sent(self, held: _Held) -> _Sent:
-        alone = not held.rounds
-        used, held.used = held.used, 0
-        held.rounds += 1
-        held.sent += 1
-        instead = alone and held.instead
-        if instead:
-            held.instead = False
-        return _Sent(used, held.total, held.sent, alone, instead)
-
-    def _hear(self, key: bytes, held: _Held, sent: _Sent, before: int) -> None:
+    def _compare(self, part: Part, total: int, before: int) -> None:
         """The store has what was told; `before` is what it had of it, -1 where that was in another window."""
-        undisturbed = sent.alone and held.sent == sent.turn
-        if held.heard >= 0:
-            otherwise = before not in {-1, held.heard}
+        if part.heard >= 0:
+            otherwise = before not in {-1, part.heard}
         else:  # the first word of a process that comes back
-            otherwise = sent.turn == 1 and before not in {-1, 0, sent.total}
-        if undisturbed and otherwise:
-            self._otherwise[key] = (before * held.scale, sent.total * held.scale)
-        if sent.instead and not undisturbed:  # the round beside it may have told what was before
-            held.sure = False
-        held.heard = sent.total if undisturbed else -1
+            otherwise = not part.told and before not in {-1, 0, total}
+        if otherwise:
+            self._otherwise[part.key] = (before * part.scale, total * part.scale)
+        part.heard = total
 
     def _bear(self, born: int) -> None:
         """If the store is another than it was, or has lost everything, it is told of everything again."""
         before, self._born = self._born, born
         if before in {0, born}:
             return
-        self._held |= self._resting
-        self._resting = {}
-        for held in self._held.values():
-            held.sure, held.heard = False, -1
-        budgets = sum(bool(held.total) for held in self._held.values() if held.limit.window_ms)
+        parts = self._parts
+        parts.held |= parts.resting
+        parts.resting = {}
+        for part in parts.held.values():
+            part.sure, part.heard = False, -1
+        self._due_s = 0.0
+        budgets = sum(bool(part.total) for part in parts.held.values() if part.windowed)
         self._told.append(f"the store of limits came back empty, and is told again of {budgets} budgets")
         log.error("the store of limits came back empty", extra={"fields": {"budgets": budgets}})
 
-    def _undone(self, asks: Sequence[_Ask], sent: Sequence[_Sent]) -> None:
+    def _undone(self, told: Sequence[_Told]) -> None:
         """Whether the store took it is not known: it is reported once more, which errs to the safe side."""
-        for each, told in zip(asks, sent, strict=True):
-            held = each.held
-            held.rounds -= 1
-            held.used += told.used
-            held.sure, held.heard = False, -1
-            held.instead = held.instead or told.instead
+        for said in told:
+            part = said.part
+            part.used += said.used
+            part.sure, part.heard = False, -1
+            part.instead = part.instead or said.instead
 
     def _lost(self, error: BaseException) -> None:
         if not self._away_ms:
