@@ -12,7 +12,8 @@ from random import Random
 import msgspec
 
 from entrepot.ledger import entries as e
-from entrepot.ledger.files import Files, Work
+from entrepot.ledger.files import Files
+from entrepot.ledger.flushes import Flushes
 from entrepot.ledger.keys import find_signer
 from entrepot.ledger.log import Batch
 from entrepot.ledger.read import entries_of, folders_of, personal_of
@@ -110,12 +111,30 @@ class Fault:
     how: str
 
 
-def in_turn(one: Work, other: Work) -> None:
-    """What `Files.together` does at once: the second is done also when the first fails."""
-    try:
-        one()
-    finally:
-        other()
+class Pretended(Flushes):
+    """Flushes by the file layer that they belong to, before `begin` returns: what it does wrong goes wrong here too."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._failure: OSError | None = None
+
+    def begin(self, fds: Sequence[int]) -> None:
+        self._failure = None
+        try:
+            self._files.sync_all(fds)
+        except OSError as failure:
+            self._failure = failure
+        os.eventfd_write(self._event_fd, 1)
+
+    def ended(self) -> bool:
+        os.eventfd_read(self._event_fd)
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    def close(self) -> None:
+        os.close(self._event_fd)
 
 
 HOWS = ("fails", "persists", "tears")
@@ -129,6 +148,7 @@ class Faulty(Files):
     fault: Fault | None = None
     lasting: bool = False
     done: list[str] = field(default_factory=list)
+    _unsynced: dict[int, tuple[int, bytes]] = field(default_factory=dict)
 
     def heal(self) -> None:
         self.fault = None
@@ -143,8 +163,8 @@ class Faulty(Files):
     def aside(self, work: Callable[[], None]) -> None:
         work()
 
-    def together(self, one: Work, other: Work) -> None:
-        in_turn(one, other)
+    def flushes(self) -> Flushes | None:
+        return Pretended(self)
 
     def _raise(self) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -156,19 +176,19 @@ class Faulty(Files):
             if data.count(0) == len(data):  # room made ahead: a hole is quicker
                 os.ftruncate(fd, offset + stop)
             else:
+                self._unsynced[fd] = offset, os.pread(fd, len(data), offset)
                 super().write(fd, data[:stop], offset)
         if how is not None:
             self._raise()
 
-    def write_through(self, fd: int, data: bytes, offset: int) -> None:
-        how = self._fails("write_through")
-        if how != "fails":
-            super().write(fd, data if how != "tears" else data[: len(data) // 2], offset)
-        if how is not None:
-            self._raise()
-
     def sync(self, fd: int) -> None:
-        if self._fails("sync") is not None:
+        """Where it fails, the last write before it is undone, wholly or by half, or has happened after all."""
+        how = self._fails("sync")
+        offset, before = self._unsynced.pop(fd, (0, b""))
+        if how in {"fails", "tears"}:
+            kept = len(before) // 2 if how == "tears" else 0
+            os.pwrite(fd, before[kept:], offset + kept)
+        if how is not None:
             self._raise()
 
     def cut(self, fd: int, length: int) -> None:
@@ -205,18 +225,14 @@ class Small(Files):
         self._take(fd, offset + len(data))
         super().write(fd, data, offset)
 
-    def write_through(self, fd: int, data: bytes, offset: int) -> None:
-        self._take(fd, offset + len(data))
-        super().write(fd, data, offset)
-
     def sync(self, fd: int) -> None:
         pass
 
     def aside(self, work: Callable[[], None]) -> None:
         work()
 
-    def together(self, one: Work, other: Work) -> None:
-        in_turn(one, other)
+    def flushes(self) -> Flushes | None:
+        return Pretended(self)
 
 
 class Crash(BaseException):
@@ -231,18 +247,12 @@ class Volatile(Files):
         self.count = 0
         self._random = random
         self._before: dict[Path, bytes] = {}
-        self._held: list[int] | None = None
 
     def aside(self, work: Callable[[], None]) -> None:
         work()
 
-    def together(self, one: Work, other: Work) -> None:
-        """In either order; and written both before either is synced, as two threads may have it."""
-        self._held = []
-        in_turn(*self._random.sample((one, other), 2))
-        held, self._held = self._held, None
-        for fd in self._random.sample(held, len(held)):
-            self.sync(fd)
+    def sync_all(self, fds: Sequence[int]) -> None:
+        super().sync_all(self._random.sample(fds, len(fds)))
 
     def _step(self) -> None:
         self.count += 1
@@ -270,13 +280,6 @@ class Volatile(Files):
         self._remember(fd)
         super().write(fd, data, offset)
         self._step()
-
-    def write_through(self, fd: int, data: bytes, offset: int) -> None:
-        self.write(fd, data, offset)
-        if self._held is None:
-            self.sync(fd)
-        else:
-            self._held.append(fd)
 
     def sync(self, fd: int) -> None:
         self._before.pop(Path(f"/proc/self/fd/{fd}").readlink(), None)
@@ -307,16 +310,12 @@ class Stale(Files):
     def aside(self, work: Callable[[], None]) -> None:
         work()
 
-    def together(self, one: Work, other: Work) -> None:
-        in_turn(one, other)
+    def flushes(self) -> Flushes | None:
+        return Pretended(self)
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
         super().write(fd, data, offset)
         self._written.setdefault(Path(f"/proc/self/fd/{fd}").readlink(), []).append((offset, bytes(data)))
-
-    def write_through(self, fd: int, data: bytes, offset: int) -> None:
-        self.write(fd, data, offset)
-        self.sync(fd)
 
     def sync(self, fd: int) -> None:
         path = Path(f"/proc/self/fd/{fd}").readlink()

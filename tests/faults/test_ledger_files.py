@@ -29,6 +29,8 @@ from ledgers import (
 )
 
 BATCHES = (2, 1, 3, 2, 1, 2)
+WRITES = 2
+"""Of a batch, before its syncs: to the segment and to the side file."""
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +136,7 @@ def test_a_lost_sync_begins_a_new_segment(tmp_path: Path) -> None:
     files = Faulty()
     writer = write(tmp_path, files)
     first = writer.append(decisions(0, 2))
-    files.fault = Fault(len(files.done), "persists")
+    files.fault = Fault(len(files.done) + WRITES, "persists")
     with pytest.raises(OSError, match="Input/output error"):
         writer.append(decisions(2, 2))
     assert writer.append(decisions(4, 1)) == (first[0], first[1] + 2)
@@ -150,7 +152,7 @@ def test_entries_whose_personal_data_was_lost_are_named(tmp_path: Path, roomy: N
     files = Faulty()
     writer = write(tmp_path, files)
     origin, _ = writer.append(decisions(0, 2))
-    files.fault = Fault(len(files.done) + 1, "fails")  # the entries first, then their personal data
+    files.fault = Fault(len(files.done) + WRITES + 1, "fails")  # the entries first, then their personal data
     with pytest.raises(OSError, match="Input/output error"):
         writer.append(decisions(2, 2))
     # Both files go back to where they were, unless the process dies first: the segment is as it was then.
@@ -177,7 +179,7 @@ def test_what_only_the_kernels_memory_holds_is_written_again(
     writer.log.checkpoint()
     path = tmp_path / "ledger" / LOG / which
     on_disk = path.read_bytes()
-    files.fault = Fault(len(files.done) + which.startswith("private"), "persists")
+    files.fault = Fault(len(files.done) + WRITES + which.startswith("private"), "persists")
     with monkeypatch.context() as dying:
         dying.setattr(store.Store, "take_back", lambda *_: None)
         with pytest.raises(OSError, match="Input/output error"):
@@ -219,7 +221,7 @@ def test_a_file_that_cannot_be_read_back_is_not_replaced(tmp_path: Path) -> None
     files = Faulty()
     writer = write(tmp_path, files)
     origin, _ = writer.append(decisions(0, 2))
-    files.fault = Fault(len(files.done), "persists")
+    files.fault = Fault(len(files.done) + WRITES, "persists")
     with pytest.raises(OSError, match="Input/output error"):
         writer.append(decisions(2, 1))
     segment = tmp_path / "ledger" / origin.replace("/", "_") / "00000000.entries"

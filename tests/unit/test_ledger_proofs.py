@@ -241,6 +241,7 @@ def test_what_is_known_of_a_tree_saves_work_and_changes_nothing(tmp_path: Path, 
     leaves = [sha256(number.to_bytes(4, "big")).digest() for number in range(1_000)]
     growth, derived = Growth(), Derived(tmp_path)
     derived.add(growth.extend(leaves), range(1_000))
+    derived.flush()
     derived.close()
     read, root = Stored(tmp_path).hashes, growth.root()
     assert known(read, 1_000, leaves[0]) is None

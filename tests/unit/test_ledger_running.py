@@ -65,7 +65,7 @@ def test_calls_at_once_share_writes_and_all_is_proved(tmp_path: Path) -> None:
     report = verified(tmp_path)
     assert report.findings() == []
     assert (report.calls.decisions, report.calls.refusals, report.calls.outcomes) == (40, 1, 40)
-    assert files.done.count("write_through") < 16, "forty calls took a few writes"
+    assert files.done.count("sync") < 32, "forty calls took a few writes"
 
 
 def test_a_decision_is_on_disk_when_it_returns_and_an_outcome_soon(tmp_path: Path) -> None:

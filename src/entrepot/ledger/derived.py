@@ -11,7 +11,6 @@ from pathlib import Path
 from entrepot.ledger.tree import HASH, LEVELS
 
 OFFSET = 4
-_MANY = 4096
 
 
 def hash_file(folder: Path, level: int) -> Path:
@@ -36,28 +35,34 @@ class Derived:
                 self._fds.append(os.open(path, flags, 0o640))
 
     def add(self, hashes: Sequence[bytes], offsets: Sequence[int]) -> None:
-        """`hashes` for each level, `offsets` of the entries' frames in their segment. Kept until `flush`."""
+        """`hashes` for each level, `offsets` of the entries' frames in their segment. Kept until they are written."""
         for waiting, data in zip(self._waiting, (*hashes, array("I", offsets).tobytes()), strict=True):
             if data:
                 waiting.append(data)
-        if len(self._waiting[0]) >= _MANY:
-            self.flush()
 
     def flush(self) -> None:
-        ready, self._waiting = self._waiting, [[] for _ in range(LEVELS + 1)]
+        """Write what was added; while nobody else does either."""
+        self.write(self.take())
+
+    def take(self) -> list[list[bytes]]:
+        """What was added, to be written; not while another thread adds."""
+        taken, self._waiting = self._waiting, [[] for _ in range(LEVELS + 1)]
+        return taken
+
+    def write(self, taken: list[list[bytes]]) -> None:
+        """In the order in which it was taken."""
         try:
-            for fd, parts in zip(self._fds, ready, strict=False):
+            for fd, parts in zip(self._fds, taken, strict=False):
                 if parts:
                     os.write(fd, b"".join(parts))
         except OSError:
             self.close()
 
     def close(self) -> None:
-        if any(self._waiting):
-            self.flush()
-        for fd in self._fds:
+        """What was not written is made again by who needs it."""
+        fds, self._fds = self._fds, []
+        for fd in fds:
             os.close(fd)
-        self._fds = []
 
 
 class Stored:

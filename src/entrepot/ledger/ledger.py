@@ -1,6 +1,8 @@
-"""The ledger as an event loop uses it: entries in, durable or refused, with the disk's work done by one other thread.
+"""The ledger as an event loop uses it: entries in, durable or refused.
 
 Adaptive group commit: a decision starts a write at once if none is under way; what comes meanwhile makes up the next.
+The loop writes into room that was made ahead, and the kernel makes it durable beside it. Whatever takes longer is done
+by another thread: new segments and logs, trials after a failure, and all of it where the kernel offers no such flushes.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from entrepot.http1.run import Wait
 from entrepot.ledger.entries import Degraded, Outcome, encode
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.files import Files
+from entrepot.ledger.flushes import Flushes
 from entrepot.ledger.keys import find_signer
-from entrepot.ledger.log import Batch, Places
+from entrepot.ledger.log import Batch, Places, Put
 from entrepot.ledger.receipt import receipt_of
 from entrepot.ledger.verify import ADMITTED, OUTCOME
 from entrepot.ledger.writer import Writer, open_writer
@@ -84,22 +87,26 @@ class _Pending:
 class Ledger:
     """One writing process: one per worker. Made by `open`; after `start` it belongs to the running loop."""
 
-    def __init__(self, writer: Writer, data: Path, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, writer: Writer, data: Path, files: Files, clock_ms: Callable[[], int]) -> None:
         self.problem: str | None = None
         self._writer = writer
+        self._files = files
         self._places = Places(data)
         self._clock_ms = clock_ms
         self._pending = _Pending()
         self._under_pen: _Pending | None = None
-        """The batch that is with the thread."""
+        """The batch that is being written."""
+        self._put: Put | None = None
+        """The same as it was written by the loop, if it was."""
+        self._flushes: Flushes | None = None
         self._jobs: SimpleQueue[_Pending | None] = SimpleQueue()
         self._writer_thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signing: asyncio.Task[None] | None = None
-        self._writing = False  # a batch is with the thread
+        self._writing = False  # a batch is being written
         self._called = False  # `_send` is due in this turn of the loop
         self._timed = False  # a timer will send what waits
-        self._overdue = False  # the timer went off while a batch was with the thread
+        self._overdue = False  # the timer went off while a batch was being written
         self._paced: asyncio.TimerHandle | None = None  # `_send` is due when the pace allows it
         self._sent_s = 0.0
         self._waiting = 0  # decisions that wait for the next write
@@ -124,12 +131,15 @@ class Ledger:
         """
         files = files or Files()
         signer = find_signer(data, key_name, files)
-        return cls(open_writer(data, name or key_name, signer, files, clock_ms), data, clock_ms)
+        return cls(open_writer(data, name or key_name, signer, files, clock_ms), data, files, clock_ms)
 
     def start(self) -> None:
         """Take entries, sign a checkpoint each second when the log grew. Call it in the loop."""
         self._loop = asyncio.get_running_loop()
         self._writer_thread.start()
+        self._flushes = self._files.flushes()
+        if self._flushes is not None:
+            self._loop.add_reader(self._flushes.fileno(), self._flushed)
         self._signing = self._loop.create_task(self._sign())
 
     @property
@@ -221,6 +231,9 @@ class Ledger:
             await self._idle.wait()
         self._jobs.put(None)
         await asyncio.to_thread(self._writer_thread.join)
+        if self._flushes is not None:
+            self._loop.remove_reader(self._flushes.fileno())
+            self._flushes.close()
         try:
             await asyncio.to_thread(self._writer.close)
         except OSError as error:
@@ -250,19 +263,48 @@ class Ledger:
         self._loop.call_soon(self._send)
 
     def _send(self) -> None:
-        """Hand what waits to the thread, unless it is at work or the disk is known to fail."""
+        """Write what waits, unless a batch is being written or the disk is known to fail."""
         self._called = False
         self._paced = None
         if self._writing or self.problem is not None or not self._pending.entries:
             return
-        self._hand_over()
+        batch = self._take()
+        if self._flushes is not None:
+            try:
+                self._put = self._writer.begin_append(Batch(batch.entries, batch.privates), self._flushes)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, the calls that wait must be told
+                self._written(batch, "", 0, failure)
+                return
+        if self._put is None:
+            self._jobs.put(batch)
 
-    def _hand_over(self) -> None:
+    def _take(self) -> _Pending:
+        """What waits is what is being written."""
         batch, self._pending = self._pending, _Pending()
         self._waiting = 0
         self._writing, self._under_pen = True, batch
         self._sent_s = time.monotonic()
-        self._jobs.put(batch)
+        return batch
+
+    def _flushed(self) -> None:
+        """Called by the loop when a flush has ended."""
+        batch, put = self._under_pen, self._put
+        assert self._flushes is not None
+        failure = None
+        try:
+            if not self._flushes.ended():
+                return
+        except OSError as error:
+            failure = error
+        assert batch is not None
+        assert put is not None
+        self._put = None
+        origin, first, problem = "", 0, None
+        try:
+            origin, first = self._writer.end_append(put, failure)
+        except Exception as error:  # noqa: BLE001 - as above
+            problem = error
+        self._written(batch, origin, first, problem)
 
     def _write(self) -> None:
         """The thread. Waits without a cost; ends on None."""
@@ -352,13 +394,8 @@ class Ledger:
         """What was kept, and an entry that says since when and how many were refused, is the trial."""
         if self._writer_thread.is_alive() and not self._writing:
             told = Degraded(self._clock_ms(), self.problem or "", self._refused, self._since_ms, "ledger")
-            self._hand_over_trial(encode(told))
-
-    def _hand_over_trial(self, entry: bytes) -> None:
-        trial, self._pending = self._pending, _Pending()
-        self._writing, self._under_pen = True, trial
-        trial.add(entry, None, None)
-        self._jobs.put(trial)
+            self._pending.add(encode(told), None, None)
+            self._jobs.put(self._take())
 
     async def _sign(self) -> None:
         """A checkpoint a second, at most, beside the writing."""

@@ -1,7 +1,7 @@
 """One log on disk: its segments, the side files of personal data, its tree and its signed checkpoint.
 
-For one thread, but for `checkpoint`, which may run in another. Files are the truth: the order of writes below is what
-makes an acknowledged entry survive.
+For one thread at a time, but for `checkpoint`, which may run beside it. Files are the truth: the order of writes below
+is what makes an acknowledged entry survive.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from msgspec import UNSET
 from entrepot.ledger.derived import Derived, Stored
 from entrepot.ledger.entries import Closed, Opened, decode
 from entrepot.ledger.files import Files
+from entrepot.ledger.flushes import Flushes
 from entrepot.ledger.frames import framed, header, header_end, private_file, recorded, settled
 from entrepot.ledger.keys import Signer
 from entrepot.ledger.store import Store
@@ -34,7 +35,6 @@ from entrepot.ledger.verify import (
     walk,
 )
 
-ALONE = 2  # entries of a batch that one call waits for: its decision, and the outcome of the call before
 SEGMENT_BYTES = 1 << 26
 LONGEST_BEFORE = 50  # bytes of an outcome before its reference
 OPENED, CLOSED = b'{"opened":', b'{"closed":'
@@ -66,6 +66,14 @@ class Batch(NamedTuple):
 
     entries: list[bytes]
     privates: list[bytes | None]
+
+
+class Put(NamedTuple):
+    """A batch that is written, to be durable or taken back. `parts` are what was put to which file."""
+
+    entries: list[bytes]
+    offsets: list[int]
+    parts: list[tuple[Store, bytes]]
 
 
 class Log:
@@ -102,11 +110,9 @@ class Log:
         return self.growth.size
 
     def read_in(self, entries: Sequence[bytes], hashes: Sequence[bytes], offsets: Sequence[int]) -> None:
-        """Entries that are durable in a segment."""
-        with self._growing:
-            index = self.growth.size
-            self._derived.add(self.growth.extend(hashes), offsets)
-        self._follow(index, entries)
+        """Entries that are durable in a segment, before anything is appended."""
+        self._grow(entries, hashes, offsets)
+        self._derived.flush()
 
     def resume(self, first: int, end: int, private_end: int) -> None:
         """Append from here on: first entry and end of the last segment, end of its side file. Raises OSError."""
@@ -117,35 +123,52 @@ class Log:
 
     def append(self, batch: Batch) -> int:
         """The index of the first, all durable on return. Raises OSError, and then none of them is in the log."""
-        segment, private = self._ready()
-        index = self.size
-        data, offsets = framed(batch.entries, segment.end)
-        personal = recorded(index, batch.privates, private.end)
-        before = segment.end, private.end
+        put = self._framed(batch, *self._ready())
         try:
-            # The two files become durable at once, in no order, and nothing is acknowledged before both are. If we die
-            # between the two, nobody has heard of the batch, and the next start finds one of three things: entries with
-            # their personal data, which stay, as after a death just before the acknowledgement; personal data without
-            # its entries, which is cut off; entries without their personal data, which stay too, for whole entries are
-            # never removed, and are named in `opened` (`recover._undisclosed`). None of these can be behind a
-            # checkpoint or before another batch: both begin only when both files are durable.
-            if personal and len(batch.entries) > ALONE:
-                # For many the second thread costs more than it saves: it has to get the interpreter, as the loop has.
-                private.append(personal)
-                segment.append(data)
-            elif personal:
-                self._files.together(lambda: segment.append(data), lambda: private.append(personal))
-            else:
-                segment.append(data)
+            for store, data in put.parts:
+                store.make_room(len(data))
+            fds = [store.put(data) for store, data in put.parts]
         except OSError:
-            # One of the two may be durable all the same.
-            for store, end in zip((segment, private), before, strict=True):
-                store.take_back(end)
-            self._torn = segment.poisoned or private.poisoned
+            self._take_back(put)
             raise
+        try:
+            self._files.sync_all(fds)
+        except OSError as failure:
+            return self.end_append(put, failure)
+        return self.end_append(put, None)
+
+    def begin_append(self, batch: Batch, flushes: Flushes) -> Put | None:
+        """Write the batch and have it made durable meanwhile; then `end_append` it. For a thread that must not wait.
+
+        None where something comes first that takes its time: a mend, a new segment, room, a failure. `append` it then.
+        """
+        segment, private = self._segment, self._private
+        if self._torn or segment is None or private is None or segment.end > self.segment_bytes:
+            return None
+        put = self._framed(batch, segment, private)
+        if not all(store.has_room(len(data)) for store, data in put.parts):
+            return None
+        try:
+            flushes.begin([store.put(data) for store, data in put.parts])
+        except OSError:
+            self._take_back(put)
+            return None
+        return put
+
+    def end_append(self, put: Put, failure: OSError | None) -> int:
+        """What was put is durable, or that failed: the index of the first. Raises the failure; then nothing was put."""
+        if failure is not None:
+            # The kernel reports a failed write-back once and forgets it: another sync could succeed without the data.
+            # One of the two may be durable all the same.
+            for store, _ in put.parts:
+                store.poisoned = True
+            self._take_back(put)
+            raise failure
+        for store, data in put.parts:
+            store.keep(len(data))
         # Only what is durable enters the tree, so that no checkpoint can ever sign what a crash takes back.
-        hashes = [sha256(b"\x00" + entry).digest() for entry in batch.entries]
-        self.read_in(batch.entries, hashes, offsets)
+        index = self.size
+        self._grow(put.entries, [sha256(b"\x00" + entry).digest() for entry in put.entries], put.offsets)
         return index
 
     def checkpoint(self) -> bool:
@@ -153,7 +176,8 @@ class Log:
         with self._signing:
             with self._growing:
                 now = Checkpoint(self.origin, self.size, self.growth.root())
-                self._derived.flush()
+                grown = self._derived.take()
+            self._derived.write(grown)
             if now.size == self.signed.size:
                 return False
             # INVARIANT: a checkpoint covers durable entries only, and each one continues the one before: the tree only
@@ -164,19 +188,45 @@ class Log:
 
     def abandon(self) -> None:
         """Let go of the files as they are."""
-        stores, self._segment, self._private = (self._segment, self._private), None, None
-        self._derived.close()
-        for store in stores:
-            if store is not None:
-                store.close()
+        for store in self._let_go():
+            store.close()
 
     def close(self) -> None:
         """Give back what was allocated ahead. What was acknowledged stays so even if this raises OSError."""
+        for store in self._let_go():
+            store.close(final=True)
+
+    def _let_go(self) -> list[Store]:
         stores, self._segment, self._private = (self._segment, self._private), None, None
-        self._derived.close()
-        for store in stores:
-            if store is not None:
-                store.close(final=True)
+        with self._signing:
+            self._derived.flush()
+            self._derived.close()
+        return [store for store in stores if store is not None]
+
+    def _framed(self, batch: Batch, segment: Store, private: Store) -> Put:
+        """The batch as it is to stand in both files.
+
+        They become durable in no order, and nothing is acknowledged before both are. If we die between the two, nobody
+        has heard of the batch, and the next start finds one of three things: entries with their personal data, which
+        stay, as after a death just before the acknowledgement; personal data without its entries, which is cut off;
+        entries without their personal data, which stay too, for whole entries are never removed, and are named in
+        `opened` (`recover._undisclosed`). None of these can be behind a checkpoint or before another batch: both begin
+        only when both files are durable.
+        """
+        data, offsets = framed(batch.entries, segment.end)
+        personal = recorded(self.size, batch.privates, private.end)
+        return Put(batch.entries, offsets, [(segment, data), (private, personal)] if personal else [(segment, data)])
+
+    def _take_back(self, put: Put) -> None:
+        for store, _ in put.parts:
+            store.take_back()
+            self._torn = self._torn or store.poisoned
+
+    def _grow(self, entries: Sequence[bytes], hashes: Sequence[bytes], offsets: Sequence[int]) -> None:
+        with self._growing:
+            index = self.growth.size
+            self._derived.add(self.growth.extend(hashes), offsets)
+        self._follow(index, entries)
 
     def _ready(self) -> tuple[Store, Store]:
         """The segment to append to, and its side file. Raises OSError."""

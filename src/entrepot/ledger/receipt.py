@@ -80,4 +80,5 @@ def rebuild(folder: Path, derived: Path) -> None:
         spans, _ = walk(data, read_header(data)[2])
         hashes = [sha256(data[start - 1 : stop]).digest() for start, stop in spans]
         anew.add(growth.extend(hashes), [start - FRAME.size for start, _ in spans])
+        anew.flush()
     anew.close()

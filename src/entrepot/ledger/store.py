@@ -40,42 +40,45 @@ class Store:
         files.replace(path, data)
         return cls(files, path, len(data))
 
-    def append(self, data: bytes) -> None:
-        """Durable on return. Raises OSError, and then `end` is where it was."""
-        stop = self.end + len(data)
-        if stop > self._allocated:
+    def has_room(self, length: int) -> bool:
+        """For so many bytes more, without the file system's doing anything for them."""
+        return self.end + length <= self._allocated
+
+    def make_room(self, length: int) -> None:
+        """Raises OSError; a full disk shows here, before anything of an entry is written."""
+        if not self.has_room(length):
             # INVARIANT: nothing is written behind `_allocated` while room is made there: zeros would go over it.
             with self._extending:
-                if stop > self._allocated:
-                    self._allocate(stop + AHEAD)
-        try:
-            self._files.write_through(self._fd, data, self.end)
-        except OSError:
-            # The kernel reports a failed write-back once and forgets it: another sync could succeed without the data.
-            self.poisoned = True
-            raise
-        # The data is durable: from here on it may be acknowledged.
-        self.end = stop
-        if self._allocated - stop < AHEAD // 2 and self._extending.acquire(blocking=False):
+                if not self.has_room(length):
+                    self._allocate(self.end + length + AHEAD)
+
+    def put(self, data: bytes) -> int:
+        """Write behind `end`, where there is room, to `keep` or `take_back`; the descriptor to sync. Raises OSError."""
+        self._files.write(self._fd, data, self.end)
+        return self._fd
+
+    def keep(self, length: int) -> None:
+        """What was put is durable: from here on it may be acknowledged."""
+        self.end += length
+        if self._allocated - self.end < AHEAD // 2 and self._extending.acquire(blocking=False):
             self._files.aside(self._extend)
 
-    def take_back(self, end: int) -> None:
-        """Forget what stands behind `end`, which was not acknowledged. Never fails; at worst the file is poisoned."""
-        self.end = end
+    def take_back(self) -> None:
+        """Forget what was put and not kept. Never fails; at worst the file is poisoned."""
         if self.poisoned:
             return
         try:
-            self._files.cut(self._fd, end)
-            self._allocated = end
+            self._files.cut(self._fd, self.end)
+            self._allocated = self.end
         except OSError:
             self.poisoned = True
 
     def _allocate(self, to: int) -> None:
-        """Zeros up to `to`. A full disk shows here, before anything of an entry is written."""
+        """Zeros up to `to`."""
         try:
             self._files.write(self._fd, bytes(to - self._allocated), self._allocated)
         except OSError:
-            self.take_back(self.end)  # what little there was is given back
+            self.take_back()  # what little there was is given back
             raise
         try:
             self._files.sync(self._fd)
@@ -85,7 +88,7 @@ class Store:
         self._allocated = to
 
     def _extend(self) -> None:
-        """More room, made while entries are written before it. If it fails, `append` will try, and say so."""
+        """More room, made while entries are written before it. If it fails, `make_room` will try, and say so."""
         start = self._allocated
         try:
             self._files.write(self._ahead, bytes(AHEAD), start)

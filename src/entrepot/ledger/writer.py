@@ -23,9 +23,10 @@ from entrepot.clock import wall_clock_ms
 from entrepot.ledger import entries
 from entrepot.ledger.faults import LedgerRefused
 from entrepot.ledger.files import Files
+from entrepot.ledger.flushes import Flushes
 from entrepot.ledger.frames import framed, header, private_file
 from entrepot.ledger.keys import Signer
-from entrepot.ledger.log import Batch, Log, Places
+from entrepot.ledger.log import Batch, Log, Places, Put
 from entrepot.ledger.note import write_list
 from entrepot.ledger.read import entries_of
 from entrepot.ledger.recover import WHAT_NOW, recover
@@ -72,11 +73,20 @@ class Writer:
     def append(self, batch: Batch) -> tuple[str, int]:
         """The log and the index of the first entry, all durable on return. Raises OSError; then none was appended."""
         current = self.log
-        if current.ended is None and (current.size >= self.longest or self._clock_ms() >= self._due_ms):
+        if current.ended is None and self._is_due(current):
             self._end(current)
         if current.ended is not None:
             current = self._go_on(current)
         return current.origin, current.append(batch)
+
+    def begin_append(self, batch: Batch, flushes: Flushes) -> Put | None:
+        """As `append`, without waiting: durable after `end_append`. None where it takes longer; `append` it then."""
+        current = self.log
+        return None if self._is_due(current) else current.begin_append(batch, flushes)
+
+    def end_append(self, put: Put, failure: OSError | None) -> tuple[str, int]:
+        """What `begin_append` began. Raises the failure; then none was appended."""
+        return self.log.origin, self.log.end_append(put, failure)
 
     def close(self) -> None:
         """The last entry, the last checkpoint. Raises OSError; what was acknowledged is durable all the same."""
@@ -123,6 +133,10 @@ class Writer:
         if current is not None:
             current.abandon()
         self._unlock()
+
+    def _is_due(self, current: Log) -> bool:
+        """To end, or to be gone on from."""
+        return current.ended is not None or current.size >= self.longest or self._clock_ms() >= self._due_ms
 
     def _unlock(self) -> None:
         lock, self._lock = self._lock, -1
