@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from entrepot.ledger import store
 from entrepot.ledger.erase import erase
 from entrepot.ledger.faults import LedgerRefused, LedgerUnavailable
 from entrepot.ledger.files import Files
+from entrepot.ledger.flushes import Flushes
 from entrepot.ledger.ledger import Ledger, Place
 from entrepot.ledger.read import entries_of, folders_of, personal_of
 from entrepot.ledger.verify import open_receipt
-from ledgers import LOG, NAME, NOW_MS, ORIGIN, Fault, Faulty, Small, decision, key_of, outcome, verified
+from ledgers import HOWS, LOG, NAME, NOW_MS, ORIGIN, Fault, Faulty, Small, decision, key_of, outcome, verified
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +69,84 @@ def test_calls_at_once_share_writes_and_all_is_proved(tmp_path: Path) -> None:
     assert report.findings() == []
     assert (report.calls.decisions, report.calls.refusals, report.calls.outcomes) == (40, 1, 40)
     assert files.done.count("sync") < 32, "forty calls took a few writes"
+
+
+class Threaded(Files):
+    """Where the kernel does not flush beside us."""
+
+    def flushes(self) -> Flushes | None:
+        return None
+
+
+class Busy(Files):
+    """Where it does not take every second request."""
+
+    def flushes(self) -> Flushes | None:
+        return Unwilling()
+
+
+class Unwilling(Flushes):
+    asked = 0
+
+    def begin(self, fds: Sequence[int]) -> None:
+        self.asked += 1
+        if self.asked % 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        super().begin(fds)
+
+
+@pytest.mark.parametrize("files", [Threaded(), Busy()])
+def test_what_the_kernel_does_not_do_the_thread_does(tmp_path: Path, files: Files) -> None:
+    async def run() -> None:
+        ledger = opened(tmp_path, files)
+        ledger.start()
+        for number in range(20):
+            await call(ledger, number)
+        await ledger.close()
+
+    asyncio.run(run())
+    report = verified(tmp_path)
+    assert (report.findings(), report.calls.decisions, report.calls.outcomes) == ([], 20, 20)
+    assert not (tmp_path / "quarantine").exists()
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_every_operation_of_a_running_ledger_fails_once(tmp_path: Path, how: str) -> None:
+    """Whoever was told where his decision stands finds it there after the next start, and each has its outcome."""
+
+    async def live(data: Path, files: Faulty, fault: Fault | None) -> dict[Place, bytes]:
+        ledger = Ledger.open(data, key_name=NAME, files=files, clock_ms=lambda: NOW_MS)
+        ledger._writer.longest = 24
+        ledger.start()
+        if fault is not None:
+            files.fault = Fault(len(files.done) + fault.at, fault.how)
+        found: dict[Place, bytes] = {}
+        for number in range(16):
+            entry, private = decision(number)
+            try:
+                place = await ledger.decide(entry, private)
+            except LedgerUnavailable:
+                await until(lambda: ledger.available)
+            else:
+                found[place] = entry
+                ledger.outcome(outcome(str(place), number))
+        await ledger.close()
+        return found
+
+    files = Faulty()
+    assert len(asyncio.run(live(tmp_path / "well", files, None))) == 16
+    count = len(files.done)
+    for at in range(0, count, 5):
+        data = tmp_path / str(at)
+        files = Faulty()
+        found = asyncio.run(live(data, files, Fault(at, how)))
+        asyncio.run(opened(data).close())
+        there = {
+            (read.origin, read.number): read.entry for log in folders_of(data / "ledger") for read in entries_of(log)
+        }
+        assert {place: there.get(place) for place in found} == found, (at, files.done)
+        report = verified(data)
+        assert (report.findings(), report.open_calls()) == ([], 0)
 
 
 def test_a_decision_is_on_disk_when_it_returns_and_an_outcome_soon(tmp_path: Path) -> None:

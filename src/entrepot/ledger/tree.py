@@ -62,46 +62,41 @@ class Growth:
     def __init__(self, known: Known | None = None) -> None:
         self.size = 0
         self.known = known
-        # Of each level's hashes those that are not in a full subtree of the next level yet.
-        self._edges = [Tree() for _ in range(LEVELS)]
+        # Leaves that are not in a full subtree yet: 256 at once are quicker than one after the other.
+        self._leaves: list[bytes] = []
+        # Of each higher level's hashes those that are not in a full subtree of the next level yet.
+        self._edges = [Tree() for _ in range(1, LEVELS)]
 
     def extend(self, hashes: Sequence[bytes]) -> list[bytes]:
         """Add leaves; gives what is to be appended to the stored hashes of each level."""
-        added: list[list[bytes]] = [[] for _ in range(LEVELS)]
-        lowest, start = self._edges[0], 0
+        added: list[list[bytes]] = [[] for _ in range(1, LEVELS)]
+        leaves, start = self._leaves, 0
         while start < len(hashes):
-            part = hashes[start : start + _WIDTH - lowest.size]
-            if self.known is not None and len(part) == _WIDTH:
-                node = self.known.node((self.size + start) // _WIDTH, part)
-                if node is not None:
-                    self._put(0, node, added)
-                    start += _WIDTH
-                    continue
-            lowest.extend(part)
+            part = hashes[start : start + _WIDTH - len(leaves)]
+            leaves += part
             start += len(part)
-            if lowest.size == _WIDTH:
-                self._complete(0, added)
-                lowest = self._edges[0]
+            if len(leaves) == _WIDTH:
+                number = (self.size + start) // _WIDTH - 1
+                node = None if self.known is None else self.known.node(number, leaves)
+                self._put(1, _root(leaves) if node is None else node, added)
+                leaves.clear()
         self.size += len(hashes)
-        return [b"".join(hashes), *map(b"".join, added[1:])]
+        return [b"".join(hashes), *map(b"".join, added)]
 
     def root(self) -> bytes:
-        whole = Tree()
-        whole.edge = [node for tree in reversed(self._edges) for node in tree.edge]
+        lowest, whole = Tree(), Tree()
+        lowest.extend(self._leaves)
+        whole.edge = [node for tree in (*reversed(self._edges), lowest) for node in tree.edge]
         return whole.root()
 
-    def _complete(self, level: int, added: list[list[bytes]]) -> None:
-        node = self._edges[level].root()
-        self._edges[level] = Tree()
-        self._put(level, node, added)
-
     def _put(self, level: int, node: bytes, added: list[list[bytes]]) -> None:
-        """The root of a full subtree of that level's hashes."""
-        above = self._edges[level + 1]
-        above.extend([node])
-        added[level + 1].append(node)
-        if above.size == _WIDTH and level + 2 < LEVELS:
-            self._complete(level + 1, added)
+        """The root of a full subtree of the hashes of the level below."""
+        added[level - 1].append(node)
+        edge = self._edges[level - 1]
+        edge.extend([node])
+        if edge.size == _WIDTH and level + 1 < LEVELS:
+            self._edges[level - 1] = Tree()
+            self._put(level + 1, edge.root(), added)
 
 
 class Proofs:
