@@ -27,6 +27,7 @@ LONGEST_NAME = 256
 ANSWERS = ("application/json", "text/event-stream")
 
 _monotonic: Final = time.monotonic
+_text: Final = msgspec.json.Decoder(str)
 _encoded: Final = msgspec.json.encode
 
 
@@ -162,7 +163,7 @@ def end_user(fields: Fields) -> str | msgspec.UnsetType:
         value = fields.get(name)
         if value is not None:
             with suppress(msgspec.DecodeError):  # no text names nobody; the upstream judges what else it is
-                return named(msgspec.json.decode(value, type=str))
+                return named(_text.decode(value))
     return UNSET
 
 
