@@ -47,6 +47,16 @@ def test_one_file_and_two_time_and_again(flushes: Flushes, fds: list[int]) -> No
     assert flushes.ended() is False, "nothing is under way"
 
 
+def test_a_sign_that_comes_after_its_end_was_seen(flushes: Flushes, fds: list[int]) -> None:
+    flushes.begin(fds)
+    await_end(flushes)
+    os.eventfd_write(flushes.fileno(), 1)
+    assert flushes.ended() is False
+    flushes.begin(fds)
+    os.eventfd_write(flushes.fileno(), 1)
+    await_end(flushes)
+
+
 def test_what_cannot_be_flushed(flushes: Flushes, fds: list[int]) -> None:
     """The first, and nothing is begun; a later one, and it is told when those before it have ended."""
     end, other_end = os.pipe()

@@ -91,6 +91,8 @@ class Flushes:
             os.eventfd_read(self._event_fd)
         except BlockingIOError:
             return False
+        if not self._under_way:
+            return False  # the sign of one whose end was seen with that of another before
         count = self._call(self._get_events, self._context, 0, MOST, self._events, None)
         for event in self._events[: max(count, 0)]:
             self._under_way -= 1
