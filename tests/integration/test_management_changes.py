@@ -26,7 +26,6 @@ from changing import (
     refused,
     row_of,
     scale,
-    until,
     write,
 )
 from entrepot.clock import wall_clock_ms
@@ -61,7 +60,7 @@ def test_a_change_is_in_the_database_in_the_ledger_and_published(tmp_path: Path,
         assert (entry.by, entry.action) == (ADMIN.principal, "test/write")
         digest = digest_of(await row_of(control, DEPLOYMENT))
         assert entry.resources == (entries.Touched(digest=digest, resource=DEPLOYMENT),)
-        for _ in range(100):  # where it stands is noted a moment later
+        for _ in range(500):  # where it stands is noted a moment later
             if (kept := await control.store.recorded(recorded.n)) and kept.place is not None:
                 break
             await asyncio.sleep(0.02)
@@ -308,7 +307,6 @@ def test_a_change_reads_only_what_it_touches(tmp_path: Path) -> None:
     statements: list[str] = []
 
     async def count(control: Control, capacity: int) -> int:
-        await until(lambda: not control._noting)
         statements.clear()
         await scale(control, capacity)
         return len(statements)
@@ -325,8 +323,8 @@ def test_a_change_reads_only_what_it_touches(tmp_path: Path) -> None:
                 given = {"legalName": "A", "territory": "JP", "entityType": "enterprise"}
                 at = access_id("organization", f"org-{number}")
                 await change.put(change.draft(at, "organization", {"properties": given}, operator="harbour"))
-        assert abs(await count(control, 3) - before) <= 3  # where the change stands is noted meanwhile, or later
-        assert before <= 25, statements
+        assert abs(await count(control, 3) - before) <= 4  # what is done now and then is done meanwhile, or later
+        assert before <= 16, statements
 
     over(work, tmp_path)
 

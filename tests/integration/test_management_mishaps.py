@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def test_what_a_crash_left_in_the_outbox_is_brought_to_the_ledger_once(
     async def crash_behind(control: Control, data: Path) -> None:
         """In the ledger, and nobody noted where; some entries of others stand behind."""
 
-        async def fail(n: int, place: str) -> None:
+        async def fail(places: Mapping[int, str]) -> None:
             raise RuntimeError("killed")
 
         monkeypatch.setattr(control.store, "placed", fail)

@@ -233,9 +233,9 @@ def test_every_method_binds_its_statements(url: str) -> None:
             for method in (store.all, store.whole, store.revision, store.instance, store.unplaced, store.raise_epoch):
                 await method()
                 tried(method.__name__)
-            await store.since(0)
+            await asyncio.gather(store.since(0), store.touched_since(0))
             await store.recorded(1)
-            await store.placed(1, "log/1")
+            await store.placed({1: "log/1"})
             await store.secret("a")
             await store.secrets("")
             await store.rotate(MasterKey.generate())
@@ -310,7 +310,7 @@ def test_changes_are_numbered_as_they_are_committed(url: str) -> None:
             (b'{"n":%d}' % each.at_ms, (f"/{each.at_ms}",), None) for each in changes
         ]
         assert await refused(store, lambda tx: tx.record(changes[0].id, 0, b"", ())) == Code.CONFLICT
-        await store.placed(1, "log/7")
+        await store.placed({1: "log/7"})
         assert [each.n for each in await other.unplaced()] == list(range(2, 33))
         assert (await other.recorded(1)).place == "log/7"
         assert await other.recorded(99) is None
@@ -358,7 +358,7 @@ def test_whoever_goes_away_leaves_no_lock_behind(url: str) -> None:
                 await step.followed("log")
 
         for number in range(24):
-            for writing in (store.placed(1, "log/1"), store.raise_epoch(), follow(), read()):
+            for writing in (store.placed({1: "log/1"}), store.raise_epoch(), follow(), read()):
                 task = asyncio.ensure_future(writing)
                 for _ in range(number):
                     await asyncio.sleep(0.0002)

@@ -122,16 +122,16 @@ def test_tokens_of_unknown_keys_do_not_reach_the_database(tmp_path: Path, monkey
     async def run() -> None:
         async with both(tmp_path, f"sqlite:///{tmp_path / 'control.db'}") as (_, two):
             asked = 0
-            revision = two.control.store.revision
+            look = two.control.store.touched_since
 
-            async def counted() -> tuple[int, int]:
+            async def counted(n: int) -> Any:
                 nonlocal asked
                 asked += 1
-                return await revision()
+                return await look(n)
 
             key = ECKey.generate_key("P-256", {"kid": "forged"})
             forged = jwt.encode({"alg": "ES256", "kid": "forged"}, {"oid": "x"}, key, ["ES256"])
-            monkeypatch.setattr(two.control.store, "revision", counted)
+            monkeypatch.setattr(two.control.store, "touched_since", counted)
             monkeypatch.setattr(authority, "UNKNOWN_S", 1e9)
             for token in (forged, forged + "x", "x.y.z", "", forged):
                 with pytest.raises(Exception, match="not valid"):

@@ -34,6 +34,7 @@ from entrepot.management.issuing import (
     management_audiences,
     public_keys,
 )
+from entrepot.management.recent import Mark, Marks
 from entrepot.management.secret import matching
 from entrepot.management.throttle import Throttle
 from entrepot.resources.ids import SETTINGS, access_id
@@ -76,10 +77,10 @@ class OAuthError(Exception):
 class _Keys(NamedTuple):
     """`public` is the JWK set by which tokens are verified, those of the key before among them; `mint` has the newest.
 
-    `verifier` is for the tokens of the management API itself. `at` is the revision of the database.
+    `verifier` is for the tokens of the management API itself. `at` is the mark of the settings that they are of.
     """
 
-    at: tuple[int, int]
+    at: Mark
     public: Mapping[str, Any]
     verifier: Verifier
     mint: Mint
@@ -101,14 +102,14 @@ class Authority:
     @classmethod
     async def open(cls, store: Store, site: Site, directory: Directory) -> Authority:
         """Raises Error where the instance has no signing key yet."""
-        return cls(store, site, directory, await _read(store, site))
+        return cls(store, site, directory, await _read(store, site, await directory.recent.look()))
 
     async def keys(self) -> Mapping[str, Any]:
         """The JWK set by which tokens are verified."""
-        return (await self._current()).public
+        return (await self._current(await self._directory.recent.look())).public
 
-    async def principal(self, token: str) -> str:
-        """Whom a token of the management API is for. Raises Error UNAUTHENTICATED.
+    async def principal(self, token: str) -> tuple[str, Marks]:
+        """Whom a token of the management API is for, and as of when that was looked at. Raises Error UNAUTHENTICATED.
 
         For tokens of a key that is unknown here the database is asked once a second and not for each, since anybody can
         make such. A key that is no longer believed is so from the next request on.
@@ -117,22 +118,18 @@ class Authority:
             now_s = time.monotonic()
             if now_s - self._asked_s >= UNKNOWN_S:
                 self._asked_s = now_s
-                await self._current()
+                await self.keys()
         known = self._keys
         found = known.verifier.principal(token, time.time())
-        if (now := await self._current()) is not known:
+        marks = await self._directory.recent.look()
+        if (now := await self._current(marks)) is not known:
             found = now.verifier.principal(token, time.time())
-        return found
+        return found, marks
 
-    async def _current(self) -> _Keys:
+    async def _current(self, marks: Marks) -> _Keys:
         async with self._reading:
-            revision = await self._store.revision()
-            if revision != self._keys.at:
-                changed = revision[0] != self._keys.at[0] or any(
-                    SETTINGS.lower() in (each.lower() for each in recorded.touched)
-                    for recorded in await self._store.since(self._keys.at[1])
-                )
-                self._keys = await _read(self._store, self.site) if changed else self._keys._replace(at=revision)
+            if marks.settings != self._keys.at:
+                self._keys = await _read(self._store, self.site, marks)
             return self._keys
 
     async def token(self, form: Mapping[str, str], client: tuple[str, str] | None, peer: str) -> dict[str, Any]:
@@ -155,9 +152,10 @@ class Authority:
             )
         principal = await self._authenticated(client[0].lower(), client[1], peer)
         audience = self._audience(form)
-        listing = await self._directory.listing()
+        marks = await self._directory.recent.look()
+        listing = await self._directory.listing(marks)
         expires_s = int(time.time()) + LIFETIME_S
-        mint = (await self._current()).mint
+        mint = (await self._current(marks)).mint
         return {
             "token_type": "Bearer",
             "expires_in": LIFETIME_S,
@@ -213,8 +211,7 @@ class Authority:
         return audience
 
 
-async def _read(store: Store, site: Site) -> _Keys:
-    at = await store.revision()
+async def _read(store: Store, site: Site, marks: Marks) -> _Keys:
     key = await store.secret(TOKEN_KEY)
     if key is None:
         raise Error(Code.NOT_READY, "the control plane has no signing key: start it with `entrepot serve` once")
@@ -224,7 +221,7 @@ async def _read(store: Store, site: Site) -> _Keys:
     own = public_keys(key)
     public = keys if own["keys"][0] in keys.get("keys", ()) else own
     verifier = Verifier(issuer_of(site.url), msgspec.json.encode(public), management_audiences(site.urls))
-    return _Keys(at, public, verifier, Mint(key, site.urls, site.tenant))
+    return _Keys(marks.settings, public, verifier, Mint(key, site.urls, site.tenant))
 
 
 def authority_of(request: Request) -> Authority:

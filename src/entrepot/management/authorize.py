@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from entrepot.errors import Code, Error
 from entrepot.management.changes import Actor
+from entrepot.management.recent import Mark, Marks, Recent
 from entrepot.management.roles import BY_ID, Assignment, find_role
 from entrepot.storage import EVERYTHING, Row, Store, Tenancy
 
@@ -75,37 +76,23 @@ class Directory:
     """Principals and role assignments as the store holds them, read anew when one of them has changed."""
 
     def __init__(self, store: Store) -> None:
+        self.recent = Recent(store)
         self._store = store
-        self._revision: tuple[int, int] | None = None
+        self._mark: Mark | None = None
         self._listing = Listing({}, {})
         self._reading = asyncio.Lock()
 
-    async def listing(self) -> Listing:
-        """As of now: a principal that was disabled or an assignment that was removed is gone at the next request."""
+    async def listing(self, marks: Marks | None = None) -> Listing:
+        """As of `marks`, by default of now: a principal that was disabled or an assignment that was removed is gone."""
+        mark = (marks or await self.recent.look()).access
         async with self._reading:
-            revision = await self._store.revision()
-            if revision != self._revision:
-                if await self._concerned(revision):
-                    self._listing = listing_of(
-                        await self._store.list(EVERYTHING, "principal"),
-                        await self._store.list(EVERYTHING, "roleAssignment"),
-                    )
-                self._revision = revision
+            if mark != self._mark:
+                self._listing = listing_of(
+                    await self._store.list(EVERYTHING, "principal"),
+                    await self._store.list(EVERYTHING, "roleAssignment"),
+                )
+                self._mark = mark
             return self._listing
-
-    async def _concerned(self, revision: tuple[int, int]) -> bool:
-        if self._revision is None or self._revision[0] != revision[0]:
-            return True
-        return any(
-            concerns_access(touched)
-            for recorded in await self._store.since(self._revision[1])
-            for touched in recorded.touched
-        )
-
-
-def concerns_access(resource: str) -> bool:
-    lower = resource.lower()
-    return "/microsoft.authorization/" in lower or lower.startswith(PRINCIPALS.lower())
 
 
 def listing_of(principals: Sequence[Row], assignments: Sequence[Row]) -> Listing:
@@ -151,13 +138,13 @@ async def authenticate(request: Request, peer: str) -> Caller:
         )
     authority: Authority = request.app.state.authority
     try:
-        oid = await authority.principal(token.strip())
+        oid, marks = await authority.principal(token.strip())
     except Error as error:
         if error.code is not Code.UNAUTHENTICATED:
             raise
         raise Error(Code.UNAUTHENTICATED, error.message, name="InvalidAuthenticationToken") from error
     directory: Directory = request.app.state.directory
-    listing = await directory.listing()
+    listing = await directory.listing(marks)
     principal = listing.principals.get(oid)
     if principal is None or not principal.enabled:
         raise Error(

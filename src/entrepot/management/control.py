@@ -64,7 +64,7 @@ class Control:
         self._turn = asyncio.Lock()
         self._behind = False  # committed changes may be missing in the ledger, or in what is published
         self._enforced: dict[str, int] = {}  # releases that could not take effect, and when that was tried last
-        self._noting: set[asyncio.Task[None]] = set()
+        self._places: dict[int, str] = {}  # where changes stand in the ledger, as far as that is not noted
         self._ticking: asyncio.Task[None] | None = None
         self._compiled: Compiled
         self._world: World
@@ -99,8 +99,7 @@ class Control:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticking
         async with self._turn:
-            if self._noting:
-                await asyncio.wait(self._noting)
+            await self._note()
             await self.ledger.close()
             await self.store.close()
 
@@ -172,6 +171,7 @@ class Control:
             self._refuse_unready()
             transaction = await opened.enter_async_context(self.store.change())
             await to_its_end(self._follow(transaction))
+            await transaction.hold((), (), ())  # nothing yet; what it reads, it reads once
             change = Change(transaction, actor, action, noted)
             yield change
             # From here on nobody's going away stops it half-way: a committed change is recorded and published.
@@ -229,17 +229,18 @@ class Control:
             what = "the change is made but not recorded yet, and takes effect as soon as it is"
             raise Error(Code.LEDGER_UNAVAILABLE, what, name="ChangeNotRecorded", retry_after_s=1) from error
         self._take(made.step, made.compiled)
-        # Nobody waits for this: without it, the next start finds the entry where it stands.
-        noting = asyncio.create_task(self._note(made.number, str(place)))
-        self._noting.add(noting)
-        noting.add_done_callback(self._noting.discard)
+        self._places[made.number] = str(place)
 
-    async def _note(self, number: int, place: str) -> None:
+    async def _note(self) -> None:
+        """Where changes stand. Nobody waits for this: without it, the next start finds the entries where they stand."""
+        if not self._places:
+            return
+        places, self._places = self._places, {}
         try:
-            await self.store.placed(number, place)
+            await self.store.placed(places)
         except Exception as error:
             self._behind = True
-            log.exception("where a change stands could not be noted", extra={"fields": {"problem": str(error)}})
+            log.exception("where changes stand could not be noted", extra={"fields": {"problem": str(error)}})
 
     def _take(self, step: Step, compiled: Compiled) -> None:
         before = self._compiled.snapshot.program.release
@@ -307,6 +308,7 @@ class Control:
                 self.problem = str(error)
 
     async def _look(self) -> None:
+        await self._note()
         epoch, n = await self.store.revision()
         if self._behind or Revision(epoch, n) != self.revision:
             async with self._turn:

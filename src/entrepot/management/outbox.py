@@ -52,13 +52,11 @@ class Outbox:
             return 0
         last = await self._last_placed(waiting[0].n)
         held = await asyncio.to_thread(self._find, frozenset(each.id for each in waiting), last)
-        missing = 0
+        places: dict[int, str] = {}
         for each in waiting:
-            place = held.get(each.id)
-            if place is None:
-                place = str(await self._ledger.append(each.entry))
-                missing += 1
-            await self._store.placed(each.n, place)
+            places[each.n] = held.get(each.id) or str(await self._ledger.append(each.entry))
+        await self._store.placed(places)
+        missing = sum(each.id not in held for each in waiting)
         log.info("changes were brought to the ledger", extra={"fields": {"waiting": len(waiting), "missing": missing}})
         return missing
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from entrepot.errors import Code, Error
-from entrepot.management.authorize import concerns_access
+from entrepot.management.recent import concerns_access
 from entrepot.management.world import (
     CATALOGUE,
     FIELDS,

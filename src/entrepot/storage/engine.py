@@ -16,8 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from entrepot.errors import Code, Error
 
-# Execution option: the transaction writes, so SQLite takes its write lock at once.
+# Execution options: the transaction writes, so SQLite takes its write lock at once; it is one statement that reads,
+# so SQLite, where each statement costs a turn of the driver's thread, needs no transaction around it.
 WRITES = "entrepot_writes"
+ALONE = "entrepot_alone"
 
 _BUSY_MS = 30_000
 _CONNECT_S = 10
@@ -68,8 +70,9 @@ def _sqlite(path: Path) -> AsyncEngine:
         cursor.close()
 
     def begun(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(WRITES)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        if not options.get(ALONE):
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITES) else "BEGIN")
 
     event.listen(engine.sync_engine, "connect", connected)
     event.listen(engine.sync_engine, "begin", begun)

@@ -12,10 +12,10 @@ from entrepot.errors import Code, Error
 from entrepot.storage import queries
 from entrepot.storage.bound import instance_wide
 from entrepot.storage.master import MasterKey
-from entrepot.storage.queries import OUTBOX, SECRETS
+from entrepot.storage.queries import EPOCH, OUTBOX, SECRETS
 from entrepot.storage.tables import meta, secrets
 
-INSTANCE, EPOCH = "instance", "epoch"
+INSTANCE = "instance"
 
 # Sealed under the master key, so that a wrong key is found at the start, not when the first secret is asked for.
 _CHECK, _CHECK_KEY, _CHECKED = "master_key_check", "master_key", b"entrepot"

@@ -6,22 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Delete, RowMapping, Select, func, or_, select
+from sqlalchemy import ColumnElement, Delete, RowMapping, Select, bindparam, func, or_, select, update
 from sqlalchemy import delete as sql_delete
 
 from entrepot.storage.bound import bound, instance_wide
 from entrepot.storage.rows import Recorded, Row, Tenancy
-from entrepot.storage.tables import outbox, resources, secrets
+from entrepot.storage.tables import meta, outbox, resources, secrets
 
 _COLUMNS = [resources.c[name] for name in Row.__struct_fields__]
 _encode = msgspec.json.Encoder().encode
 _body = msgspec.json.Decoder(dict[str, Any]).decode
-_touched = msgspec.json.Decoder(tuple[str, ...]).decode
+touched_of = msgspec.json.Decoder(tuple[str, ...]).decode
 
 ONE_WRITER = "a change addresses a row by its id, after its caller was authorised for it"
 WORLD = "the world is compiled from the rows of all tenants"
 SECRETS = "a secret is reached by a reference that stands in a row that was authorised"
 OUTBOX = "the ledger holds the changes of all tenants"
+EPOCH = "epoch"  # its name among what the database knows about itself
 
 
 def key_of(id: str) -> str | None:  # noqa: A002 - an ARM id is called so
@@ -73,9 +74,8 @@ def every() -> Select[Any]:
     return instance_wide(select(*_COLUMNS).where(state(deleted=False)).order_by(resources.c.key), WORLD)
 
 
-def held(key: str) -> Select[Any]:
-    """The row of that key in either state, for who writes it."""
-    return instance_wide(select(*_COLUMNS).where(resources.c.key == key), ONE_WRITER)
+# The row of a `key` in either state, for who writes it.
+HELD = instance_wide(select(*_COLUMNS).where(resources.c.key == bindparam("key")), ONE_WRITER)
 
 
 def family(key: str, *, deleted: bool) -> ColumnElement[bool]:
@@ -118,9 +118,25 @@ def recorded(*conditions: ColumnElement[bool]) -> Select[Any]:
     return instance_wide(select(outbox).where(*conditions).order_by(outbox.c.n), OUTBOX)
 
 
+# A row for change `after` itself, by which it is known to be there.
+AFTER = instance_wide(
+    select(
+        outbox.c.n, outbox.c.touched, select(meta.c.value).where(meta.c.name == EPOCH).scalar_subquery().label("epoch")
+    )
+    .where(outbox.c.n >= bindparam("after"))
+    .order_by(outbox.c.n),
+    OUTBOX,
+)
+PLACED = instance_wide(update(outbox).where(outbox.c.n == bindparam("number")).values(place=bindparam("at")), OUTBOX)
+
+
+NUMBERED = instance_wide(select(outbox.c.n).where(outbox.c.id == bindparam("id")), OUTBOX)
+RECORD = instance_wide(outbox.insert(), OUTBOX)
+
+
 def recorded_of(found: RowMapping) -> Recorded:
     values: dict[str, Any] = {**found}
-    return Recorded(**values | {"touched": _touched(found["touched"])})
+    return Recorded(**values | {"touched": touched_of(found["touched"])})
 
 
 def recorded_values(made: Recorded) -> dict[str, Any]:

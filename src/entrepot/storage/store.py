@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql import Executable
 
 from entrepot.clock import wall_clock_ms
 from entrepot.storage import facts, queries
 from entrepot.storage.bound import instance_wide
-from entrepot.storage.engine import answered, is_postgresql, open_engine
+from entrepot.storage.engine import ALONE, answered, is_postgresql, open_engine
 from entrepot.storage.master import MasterKey
 from entrepot.storage.migrate import migrate
-from entrepot.storage.queries import OUTBOX, SECRETS, Listing, key_of
+from entrepot.storage.queries import SECRETS, Listing, key_of
 from entrepot.storage.rows import Recorded, Row, Tenancy
 from entrepot.storage.tables import outbox, secrets
 from entrepot.storage.transaction import Transaction, unsealed
@@ -37,6 +37,7 @@ class Store:
     def __init__(self, engine: AsyncEngine, master: MasterKey, now_ms: Callable[[], int]) -> None:
         """Use `open`. `engine` is there for tests that watch statements."""
         self.engine = engine
+        self._reader = engine.execution_options(**{ALONE: True})
         self.writer = Writer(engine)
         self._master = master
         self._now_ms = now_ms
@@ -96,7 +97,7 @@ class Store:
 
     async def revision(self) -> tuple[int, int]:
         """Epoch and number of the last change that was committed."""
-        async with self._reading(steady=True) as connection:
+        async with self._reading() as connection:
             return await facts.revision(connection)
 
     async def instance(self) -> str:
@@ -117,10 +118,19 @@ class Store:
         """The changes of which it is not known that they stand in the ledger, in their order."""
         return await self._recorded(queries.recorded(outbox.c.place.is_(None)))
 
-    async def placed(self, n: int, place: str) -> None:
-        """The entry of change `n` stands in the ledger at `place`."""
-        statement = instance_wide(update(outbox).where(outbox.c.n == n).values(place=place), OUTBOX)
-        await self._write(lambda connection: connection.execute(statement))
+    async def touched_since(self, n: int) -> tuple[tuple[int, int], frozenset[str] | None]:
+        """`revision`, and the ids in lower case that changes after number `n` touched; None: there is no change `n`."""
+        async with self._reading() as connection:
+            found = (await connection.execute(queries.AFTER, {"after": n})).all()
+        if not found or found[0].n != n:
+            return await self.revision(), None
+        touched = (each.lower() for one in found[1:] for each in queries.touched_of(one.touched))
+        return (int(found[0].epoch), int(found[-1].n)), frozenset(touched)
+
+    async def placed(self, places: Mapping[int, str]) -> None:
+        """Where the entries of changes stand in the ledger, by their numbers."""
+        given = [{"number": n, "at": place} for n, place in places.items()]
+        await self._write(lambda connection: connection.execute(queries.PLACED, given))
 
     async def secret(self, ref: str) -> bytes | None:
         """Raises Error where it cannot be decrypted."""
@@ -175,9 +185,9 @@ class Store:
 
     @asynccontextmanager
     async def _reading(self, *, steady: bool = False) -> AsyncIterator[AsyncConnection]:
-        """With `steady`, all statements see the database as it was at one instant; in SQLite they always do."""
+        """For one statement; with `steady` for several, which see the database as it was at one instant."""
         with answered():
-            async with self.engine.connect() as connection:
+            async with (self.engine if steady else self._reader).connect() as connection:
                 if steady and is_postgresql(self.engine):
                     await connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import secrets as random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,9 +17,9 @@ from entrepot.storage import facts, queries
 from entrepot.storage.bound import instance_wide
 from entrepot.storage.engine import answered
 from entrepot.storage.master import MasterKey
-from entrepot.storage.queries import ONE_WRITER, OUTBOX, SECRETS, Listing, key_of
+from entrepot.storage.queries import ONE_WRITER, SECRETS, Listing, key_of
 from entrepot.storage.rows import Recorded, Row, Tenancy
-from entrepot.storage.tables import outbox, resources, secrets
+from entrepot.storage.tables import resources, secrets
 from entrepot.storage.working import Claimed, Sealed, Working, lowered
 from entrepot.storage.writer import to_its_end
 
@@ -37,18 +37,22 @@ class Transaction:
         self._now_ms = now_ms
         self._working: Working | None = None
         self._key_checked = False
+        self._revision: tuple[int, int] | None = None
 
     async def hold(self, subscriptions: Collection[str], ids: Collection[str], accounts: Collection[str]) -> None:
-        """For a change of many rows: read all that is in these subscriptions (GUIDs), and these rows, at one go.
+        """Read all that is in these subscriptions (GUIDs), and these rows, at one go.
 
-        What is asked of them then costs no statement, and writes are sent together. `accounts` are names that it may
-        give. Of no effect but that.
+        What is asked of them then, and of rows that were read one by one, costs no statement, and writes are sent
+        together. `accounts` are names that it may give. Of no effect but that.
         """
         await self.send()
-        working = Working(lowered(subscriptions), lowered(ids), lowered(accounts))
-        rows, kept, taken = [await self._execute(each) for each in working.wanted()]
-        working.begin(map(dict, rows.mappings()), kept, taken)
-        self._working = working
+        self._working = working = Working(lowered(subscriptions), lowered(ids), lowered(accounts))
+        if (rows := working.wanted_rows()) is not None:
+            working.begin_rows(map(dict, (await self._execute(rows)).mappings()))
+        if (kept := working.wanted_secrets()) is not None:
+            working.begin_secrets(await self._execute(kept))
+        if (taken := working.wanted_claims()) is not None:
+            working.begin_claims(await self._execute(taken))
 
     async def send(self) -> None:
         """What was written so far and waits to be sent with more. `Store.change` does it before it commits."""
@@ -61,8 +65,8 @@ class Transaction:
         key = key_of(id)
         if key is None:
             return None
-        if self._working is not None and self._working.knows(key):
-            row = self._working.row(key)
+        if self._working is not None:
+            row = await self._held(key)
             seen = row is not None and (row.deleted_ms is not None) == deleted and tenancy.sees(row)
             return row if seen else None
         found = await self._rows(queries.one(tenancy, key, deleted=deleted))
@@ -179,8 +183,10 @@ class Transaction:
 
     async def revision(self) -> tuple[int, int]:
         """Epoch, and the number of the last change: `record` gives the next one."""
-        with answered():
-            return await to_its_end(facts.revision(self._connection))
+        if self._revision is None:  # once: nobody else gives numbers meanwhile
+            with answered():
+                self._revision = await to_its_end(facts.revision(self._connection))
+        return self._revision
 
     async def forget_secret(self, ref: str) -> None:
         await self._let_go()
@@ -196,13 +202,15 @@ class Transaction:
 
         Raises Error(CONFLICT) where the outbox has that id already.
         """
-        taken = await self._execute(queries.recorded(outbox.c.id == id))
-        if taken.first() is not None:
+        if (await self._execute(queries.NUMBERED, {"id": id})).first() is not None:
             raise Error(Code.CONFLICT, f"the change `{id}` was recorded before")
         # Only the one writer gets here, and its number is lost with it when it rolls back: so no gaps.
-        n = int((await self._execute(queries.last_number())).scalar_one()) + 1
-        values = queries.recorded_values(Recorded(n, id, at_ms, entry, tuple(touched), None))
-        await self._execute(instance_wide(insert(outbox).values(values), OUTBOX))
+        epoch, last = await self.revision()
+        n = last + 1
+        await self._execute(
+            queries.RECORD, queries.recorded_values(Recorded(n, id, at_ms, entry, tuple(touched), None))
+        )
+        self._revision = epoch, n
         self.recorded.append(id)
         return n
 
@@ -248,7 +256,7 @@ class Transaction:
         working = self._working
         if working is not None and working.knows(key):
             return working.row(key)
-        found = (await self._execute(queries.held(key))).mappings().first()
+        found = (await self._execute(queries.HELD, {"key": key})).mappings().first()
         if working is not None:
             working.keep(key, None if found is None else dict(found))
         return None if found is None else queries.row_of(found)
@@ -260,10 +268,10 @@ class Transaction:
         found = await self._execute(statement)
         return [queries.row_of(each) for each in found.mappings()]
 
-    async def _execute(self, statement: Executable) -> Any:
+    async def _execute(self, statement: Executable, given: Mapping[str, Any] | None = None) -> Any:
         await self.send()
         with answered():
-            return await to_its_end(self._connection.execute(statement))
+            return await to_its_end(self._connection.execute(statement, given))
 
 
 def unsealed(master: MasterKey, ref: str, key_id: str, sealed: bytes) -> bytes:

@@ -52,21 +52,34 @@ class Working:
         self._updates: dict[str, Values] = {}
         self._secrets: dict[str, Sealed] = {}
 
-    def wanted(self) -> tuple[Select[Any], Select[Any], Select[Any]]:
-        """What to read to begin with: rows, secrets, names that are taken."""
-        roots = [_ROOT + each for each in self._under]
+    def wanted_rows(self) -> Select[Any] | None:
+        """What to read to begin with, if anything, for `begin_rows`; likewise secrets, and names that are taken."""
+        roots = self._roots()
+        if not roots and not self._others:
+            return None
         one = resources.c.key.in_([*roots, *self._others])
-        rows = select(resources).where(or_(one, *(queries.below(each) for each in roots)))
-        kept = select(secrets).where(or_(*(_within(secrets, "ref", each) for each in roots), secrets.c.ref.in_([])))
-        taken = select(resources.c.claim, resources.c.key, resources.c.deleted_ms)
-        taken = taken.where(resources.c.claim.in_([*self.claims]))
-        return instance_wide(rows, _MANY), instance_wide(kept, SECRETS), instance_wide(taken, ONE_WRITER)
+        return instance_wide(select(resources).where(or_(one, *(queries.below(each) for each in roots))), _MANY)
 
-    def begin(self, rows: Iterable[Values], kept: Iterable[Any], taken: Iterable[Any]) -> None:
+    def begin_rows(self, rows: Iterable[Values]) -> None:
         for each in rows:
             self.keep(each["key"], each)
+
+    def wanted_secrets(self) -> Select[Any] | None:
+        conditions = [_within(secrets, "ref", each) for each in self._roots()]
+        return instance_wide(select(secrets).where(or_(*conditions)), SECRETS) if conditions else None
+
+    def begin_secrets(self, kept: Iterable[Any]) -> None:
         self._sealed = {each.ref: Sealed(each.key_id, each.sealed) for each in kept}
+
+    def wanted_claims(self) -> Select[Any] | None:
+        taken = select(resources.c.claim, resources.c.key, resources.c.deleted_ms)
+        return instance_wide(taken.where(resources.c.claim.in_([*self.claims])), ONE_WRITER) if self.claims else None
+
+    def begin_claims(self, taken: Iterable[Any]) -> None:
         self.claims |= {each.claim: Claimed(each.key, each.deleted_ms is not None) for each in taken}
+
+    def _roots(self) -> builtins.list[str]:
+        return [_ROOT + each for each in self._under]
 
     def knows(self, key: str) -> bool:
         return _subscription(key) in self._under or key in self._others

@@ -86,10 +86,11 @@ async def _put(request: Request) -> Response:
     id = _id(request)  # noqa: A001
     body = envelope.sent(await http.body(request))
     asked = settled(proposal.read(body["properties"], wall_clock_ms()))
-    if (there := await control.store.get(EVERYTHING, id)) is not None:
-        return _again(request, who, there, asked)
+    if asked.kind == "policyRelease" and (there := await control.store.get(EVERYTHING, id)) is not None:
+        return _again(request, who, there, asked)  # before it is examined, which takes seconds
     ready = await prepared(control, who, asked)
     async with control.change(who.actor, f"{ACCESS}/proposals/write") as change:
+        await change.hold((), (id, asked.subject, f"{PRINCIPALS}{who.actor.name}"), ())
         before = await change.get(EVERYTHING, id)
         if before is not None:
             return _again(request, who, before, asked)
@@ -126,6 +127,7 @@ def _decide(verb: Verb) -> http.Handler:
         id = _id(request)  # noqa: A001
         reason, break_glass = _said(await http.body(request, optional=True), verb)
         async with control.change(who.actor, f"{ACCESS}/proposals/{verb}/action", proposal=id) as change:
+            await change.hold((), (id, f"{PRINCIPALS}{who.actor.name}"), ())
             row = _readable(who, await change.get(who.tenancy, id), id)
             _authorize(who, verb, row, break_glass=break_glass)
             envelope.check_conditions(request, row)
