@@ -25,20 +25,17 @@ TOKENS_WINDOW_MS = 60_000
 
 
 class Bound(NamedTuple):
-    """One limit, the same for all who are given it. `soft` is where a budget begins to be told of."""
+    """One limit, the same for all who are given it. `soft` is where a budget begins to be told of.
+
+    `mark` is what its keys have behind scope and name.
+    """
 
     limit: Limit
     kind: Kind
     scope: Scope
+    mark: str
     currency: str = ""
     soft: int = 0
-    period: str = ""
-
-    def key(self, name: str) -> bytes:
-        """Of the limit that whoever is called so has by it."""
-        if self.kind == "budget":
-            return key_of(self.scope, name, self.kind, self.period, self.currency)
-        return key_of(self.scope, name, self.kind)
 
 
 class Terms:
@@ -112,15 +109,17 @@ class Allowances:
         return found
 
     def _bounds(self, account: Account, deployment: Deployment, key_name: str) -> Bounds:
-        name, organization = account.name, account.organization.name
-        terms = self._terms_of(account, deployment)
-        names = {
-            "deployment": f"{name}/{deployment.name}",
-            "key": f"{name}/{key_name}",
-            "account": name,
-            "organization": organization,
-        }
-        return Bounds(terms, tuple([bound.key(names[bound.scope]) for bound in terms.all]))
+        terms, name, keys = self._terms_of(account, deployment), account.name, []
+        for bound in terms.all:
+            scope, whose = bound.scope, name
+            if scope == "deployment":
+                whose = f"{name}/{deployment.name}"
+            elif scope == "key":
+                whose = f"{name}/{key_name}"
+            elif scope == "organization":
+                whose = account.organization.name
+            keys.append(key_of(scope, whose, bound.mark))
+        return Bounds(terms, tuple(keys))
 
     def _terms_of(self, account: Account, deployment: Deployment) -> Terms:
         """The same for all deployments of a model and capacity under the same limits."""
@@ -145,25 +144,30 @@ class Allowances:
 def _capacity(model: declared.Model, capacity: int) -> list[Bound]:
     requests = rate.requests_per_minute(rates.requests_per_minute(model, capacity))
     tokens = rate.tokens_per_minute(rates.tokens_per_minute(capacity), TOKENS_WINDOW_MS)
-    return [Bound(requests, "requests", "deployment"), Bound(tokens, "tokens", "deployment")]
+    return [_bound(requests, "requests", "deployment"), _bound(tokens, "tokens", "deployment")]
 
 
 def _quota(scope: Scope, quota: declared.Quota) -> list[Bound]:
     found = []
     if quota.requests_per_minute is not None:
-        found.append(Bound(rate.requests_per_minute(quota.requests_per_minute), "requests", scope))
+        found.append(_bound(rate.requests_per_minute(quota.requests_per_minute), "requests", scope))
     if quota.in_flight is not None:
-        found.append(Bound(rate.in_flight(quota.in_flight), "in_flight", scope))
+        found.append(_bound(rate.in_flight(quota.in_flight), "in_flight", scope))
     if quota.tokens_per_minute is not None:
-        found.append(Bound(rate.tokens_per_minute(quota.tokens_per_minute, TOKENS_WINDOW_MS), "tokens", scope))
+        found.append(_bound(rate.tokens_per_minute(quota.tokens_per_minute, TOKENS_WINDOW_MS), "tokens", scope))
     return found + [budget_bound(scope, budget) for budget in quota.budgets]
+
+
+def _bound(limit: Limit, kind: Kind, scope: Scope) -> Bound:
+    return Bound(limit, kind, scope, kind)
 
 
 def budget_bound(scope: Scope, budget: declared.Budget) -> Bound:
     amount = budget.amount_micros * UNIT_PER_MICRO
     window_ms = rate.DAY_MS if budget.period == "day" else rate.MONTH_MS
     soft = -(-amount * budget.soft_percent // 100)
-    return Bound(rate.budget(amount, window_ms), "budget", scope, budget.currency, soft, budget.period)
+    mark = f"budget\0{budget.period}\0{budget.currency}"
+    return Bound(rate.budget(amount, window_ms), "budget", scope, mark, budget.currency, soft)
 
 
 def key_of(*parts: str) -> bytes:

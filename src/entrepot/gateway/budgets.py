@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from entrepot.gateway.bounds import Bound, Scope, budget_bound
+from entrepot.gateway.bounds import Bound, Scope, budget_bound, key_of
 from entrepot.ledger.ledger import Place
 from entrepot.ledger.verify import Unproved
 from entrepot.limits.rate import DAY_MS, window_of, window_start_ms
@@ -149,4 +149,4 @@ def declared_in(clients: Iterable[tuple[Account, Organization]], keys: Iterable[
 def _of(scope: Scope, name: str, quota: Quota, accounts: tuple[str, ...], key: str | None = None) -> Iterator[Declared]:
     for budget in quota.budgets:
         bound = budget_bound(scope, budget)
-        yield Declared(bound.key(name), bound, name, accounts, key)
+        yield Declared(key_of(scope, name, bound.mark), bound, name, accounts, key)
