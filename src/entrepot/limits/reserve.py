@@ -236,6 +236,11 @@ def state_of(limit: Limit, level: int, reserved: int, now_ms: int) -> State:
 
 MICRO = 1_000_000
 """Money is in micros in a store: numbers stay whole in a double. What is below a micro stays here until it is one."""
+IDLE_MS = 1_000
+"""A limit that nobody calls on for so long needs no lease."""
+LEASED_PERCENT = 2
+REMEMBERED = 20
+"""Ticks, twice at most, for which the largest call of a limit is."""
 
 
 class Part:
@@ -325,11 +330,17 @@ class Part:
 
 
 class Parts:
-    """All that this process holds of such limits. A call takes from what is free, with no word to anybody."""
+    """All that this process holds of such limits. A call takes from what is free, with no word to anybody.
 
-    __slots__ = ("held", "low", "resting")
+    `processes` share them, at the last word of the store; `away`: there is none now.
+    """
+
+    __slots__ = ("_ticks", "away", "held", "low", "processes", "resting")
 
     def __init__(self) -> None:
+        self._ticks = 0
+        self.processes = 1
+        self.away = False
         self.held: dict[bytes, Part] = {}
         self.resting: dict[bytes, Part] = {}
         """Of limits with a window that nobody calls on now: what was used of them."""
@@ -400,3 +411,44 @@ class Parts:
         low = self.low
         self.low = []
         return low
+
+    def lease_of(self, part: Part, now_ms: int) -> int:
+        """What may lie free: a fiftieth of the amount, or what one call takes; of money the former only.
+
+        Of money nothing while the store is away: it may have given to others what it does not hear of.
+        """
+        if now_ms - part.asked_ms > IDLE_MS or (part.windowed and self.away):
+            return 0
+        lease = (part.amount or part.capacity) * LEASED_PERCENT // 100
+        if not part.windowed:
+            lease = max(lease, part.largest, part.largest_before)
+        return min(lease, part.capacity // (4 * self.processes))
+
+    def due(self, now_ms: int) -> list[Part]:
+        """Once a tick: of which something was used, or too little or too much is free. What holds nothing goes."""
+        found, gone = [], []
+        self._ticks += 1
+        later = self._ticks % REMEMBERED == 0
+        for part in self.held.values():
+            free, lease = part.free, self.lease_of(part, now_ms)
+            if part.used or part.instead or not part.sure or free > lease or free < low_of(part, lease):
+                found.append(part)
+            elif not (free or part.reserved) and now_ms - part.asked_ms > IDLE_MS:
+                gone.append(part)
+            if later:
+                part.largest_before, part.largest = part.largest, 0
+        for part in gone:
+            del self.held[part.key]
+            self.rest(part, now_ms)
+        return found
+
+    def rest(self, part: Part, now_ms: int) -> None:
+        if part.windowed:
+            part.roll(now_ms)
+            if part.total or part.fraction:
+                self.resting[part.key] = part
+
+
+def low_of(part: Part, lease: int) -> int:
+    """With so much free, half of the lease and a call, no more is needed."""
+    return max(lease // 2, min(lease, max(part.largest, part.largest_before)))

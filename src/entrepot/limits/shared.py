@@ -29,7 +29,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from entrepot.limits.rate import Limit, wait_ms
-from entrepot.limits.reserve import Memory, Part, Parts, Refusal, Short, State, StoreBusy, Want
+from entrepot.limits.reserve import Memory, Part, Parts, Refusal, Short, State, StoreBusy, Want, low_of
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +38,10 @@ QUIET_S = 0.25
 """So seldom at least a round is made where there is nothing to say: a store that came back empty is to be noticed."""
 ALIVE_MS = 5_000
 ANSWER_S = 0.5
-IDLE_MS = 1_000
 REFUSED_MS = (10, 100)
 """So long, at least and at most, a refusal of the store is taken for its word: calls over the limit are no rounds."""
 GRACE_MS = 1_000
 """So long a store that came back empty grants nothing of budgets, so that all processes can tell it of theirs."""
-LEASED_PERCENT = 2
-REMEMBERED = 20
-"""Ticks, twice at most, for which the largest call of a limit is."""
 AT_ONCE = 256
 
 Budgets = Literal["closed", "open"]
@@ -120,8 +116,6 @@ class Shared:
         self._away_ms = 0
         self._heard_s = 0.0
         """When the store answered last."""
-        self._ticks = 0
-        self._processes = 1
         self._task: asyncio.Task[None] | None = None
         self._ended = False
         self.trips = 0
@@ -220,7 +214,7 @@ class Shared:
         parts = self._parts
         for part in list(parts.resting.values()):
             del parts.resting[part.key]
-            self._rest(part, now_ms)
+            parts.rest(part, now_ms)
         there = [*parts.resting.values(), *(part for part in parts.held.values() if part.windowed)]
         for part in there:
             part.instead = True
@@ -247,24 +241,6 @@ class Shared:
     def problem(self) -> str | None:
         return self._problem
 
-    def _lease_of(self, part: Part) -> int:
-        """What may lie free: a fiftieth of the amount, or what one call takes. Of money the former only, and nothing
-        while the store is away: it may have given to others what it does not hear of.
-        """
-        if part.windowed and self._away_ms:
-            return 0
-        lease = (part.amount or part.capacity) * LEASED_PERCENT // 100
-        if not part.windowed:
-            lease = max(lease, self._call_of(part))
-        return min(lease, part.capacity // (4 * self._processes))
-
-    def _low_of(self, part: Part, lease: int) -> int:
-        """Of which at least so much is free, half of it and a call, needs nothing."""
-        return max(lease // 2, min(lease, self._call_of(part)))
-
-    def _call_of(self, part: Part) -> int:
-        return max(part.largest, part.largest_before)
-
     def _refusal(self, index: int, part: Part, units: int, now_ms: int) -> Refusal:
         limit, level = part.limit, part.level_now(now_ms)
         if part.scale != 1:
@@ -278,11 +254,14 @@ class Shared:
             if self._budgets == "closed":
                 raise StoreBusy("the store of limits cannot be reached, and budgets wait for it")
         elif limit.amount == 0:
-            if part.reserved + units > max(1, limit.burst // self._processes):
+            if part.reserved + units > max(1, limit.burst // self._parts.processes):
                 return False
         else:
             share = Limit(
-                max(1, limit.amount // self._processes), limit.period_ms, max(1, limit.burst // self._processes), True
+                max(1, limit.amount // self._parts.processes),
+                limit.period_ms,
+                max(1, limit.burst // self._parts.processes),
+                True,
             )
             if part.alone_ms != self._away_ms:
                 part.alone_ms = self._away_ms
@@ -297,7 +276,7 @@ class Shared:
         """With its share of what was taken at last sight: a limit that was used up does not begin anew."""
         taken = -(-part.level_now(now_ms) // share.period_ms) + part.others + part.free + part.reserved + part.used
         here = share.burst - self._local.states([Want(part.key, share, 0)], now_ms)[0].remaining
-        self._local.restore(part.key, share, max(here, -(-taken // self._processes)), now_ms)
+        self._local.restore(part.key, share, max(here, -(-taken // self._parts.processes)), now_ms)
 
     async def _keep(self) -> None:
         """Rounds, one after the other: when a call waits, when a lease gets low, and each tick."""
@@ -312,7 +291,7 @@ class Shared:
             try:
                 if not self._due and loop.time() >= self._due_s:
                     self._due_s = loop.time() + TICK_S
-                    self._due = self._to_say(time.time_ns() // 1_000_000)
+                    self._due = self._parts.due(time.time_ns() // 1_000_000)
                 await self._answer(waiting)
             except Exception:  # an edge: the rounds go on, whatever one of them met
                 log.exception("a round with the store of limits failed")
@@ -325,28 +304,6 @@ class Shared:
         for each in waiting:
             if not each.answer.done():
                 each.answer.set_exception(StoreBusy("the store of limits could not be asked"))
-
-    def _to_say(self, now_ms: int) -> list[Part]:
-        """The limits of which something was used, or of whose lease there is too little or too much."""
-        due = []
-        self._ticks += 1
-        for part in list(self._parts.held.values()):
-            idle = now_ms - part.asked_ms > IDLE_MS
-            lease = 0 if idle else self._lease_of(part)
-            if idle and part.sure and not (part.free or part.used or part.reserved or part.instead):
-                del self._parts.held[part.key]
-                self._rest(part, now_ms)
-            elif part.used or part.instead or not part.sure or not self._low_of(part, lease) <= part.free <= lease:
-                due.append(part)
-            if self._ticks % REMEMBERED == 0:
-                part.largest, part.largest_before = 0, part.largest
-        return due
-
-    def _rest(self, part: Part, now_ms: int) -> None:
-        if part.windowed:
-            part.roll(now_ms)
-            if part.total or part.fraction:
-                self._parts.resting[part.key] = part
 
     async def _answer(self, waiting: Sequence[_Asking]) -> None:
         """A round for the calls that the leases do not serve now, and for what else there is to say."""
@@ -443,9 +400,8 @@ class Shared:
         for part in parts:
             if part.windowed:
                 part.roll(began_ms)
-            idle = give_back or began_ms - part.asked_ms > IDLE_MS
-            target = 0 if idle else self._lease_of(part)
-            back = max(0, part.free - target)
+            lease = 0 if give_back else self._parts.lease_of(part, began_ms)
+            back = max(0, part.free - lease)
             part.free -= back
             said = _Told(part, part.used, part.total, part.instead)
             part.used, part.instead = 0, False
@@ -453,7 +409,7 @@ class Shared:
             limits.append(
                 (
                     *(part.amount, part.period_ms, part.capacity, part.window_ms, said.used, back),
-                    *(part.reserved + part.free, max(0, target - part.free), int(not part.sure)),
+                    *(part.reserved + part.free, max(0, lease - part.free), int(not part.sure)),
                     *(said.total, part.number, int(said.instead)),
                 )
             )
@@ -475,7 +431,7 @@ class Shared:
     def _hear(self, answer: Answer, told: Sequence[_Told]) -> None:
         now_ms, self._heard_s = time.time_ns() // 1_000_000, asyncio.get_running_loop().time()
         self.trips += 1
-        self._processes = max(1, answer.processes)
+        self._parts.processes = max(1, answer.processes)
         self._bear(answer.born)
         for said, (granted, level, others, before) in zip(told, answer.limits, strict=True):
             part = said.part
@@ -485,11 +441,11 @@ class Shared:
             part.told = True
             part.free += granted
             part.level, part.at_ms, part.others = level, now_ms, others
-            low = self._low_of(part, self._lease_of(part))
+            low = low_of(part, self._parts.lease_of(part, now_ms))
             part.low = low if part.free >= low else 0
         if self._away_ms:
             fields = {"for_ms": now_ms - self._away_ms}
-            self._away_ms, self._problem = 0, None
+            self._away_ms, self._problem, self._parts.away = 0, None, False
             log.warning("the store of limits answers again", extra={"fields": fields})
 
     def _compare(self, part: Part, total: int, before: int) -> None:
@@ -527,7 +483,7 @@ class Shared:
 
     def _lost(self, error: BaseException) -> None:
         if not self._away_ms:
-            self._away_ms = time.time_ns() // 1_000_000
+            self._away_ms, self._parts.away = time.time_ns() // 1_000_000, True
             self._problem = f"the store of limits cannot be reached: {type(error).__name__}"
             fields = {"problem": type(error).__name__}
             log.error("the store of limits cannot be reached; local limits hold", extra={"fields": fields})
