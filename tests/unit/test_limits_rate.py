@@ -24,6 +24,7 @@ from entrepot.limits.rate import (
     leaked,
     poured,
     requests_per_minute,
+    same_window,
     tokens_per_minute,
     wait_ms,
     window_end_ms,
@@ -161,6 +162,16 @@ def test_months_are_the_calendars(at: datetime) -> None:
     held = poured(budget(100, MONTH_MS), EMPTY, 100, end_ms - 1)
     assert leaked(budget(100, MONTH_MS), held, end_ms - 1).level == 100
     assert leaked(budget(100, MONTH_MS), held, end_ms).level == 0
+
+
+@given(
+    st.sampled_from([1_000, DAY_MS, MONTH_MS]),
+    st.integers(0, 4_102_444_800_000),
+    st.one_of(st.integers(-2_000, 2_000), st.integers(-40 * DAY_MS, 40 * DAY_MS)),
+)
+def test_instants_of_one_window_have_its_number(window_ms: int, at_ms: int, later_ms: int) -> None:
+    other_ms = max(0, at_ms + later_ms)
+    assert same_window(window_ms, at_ms, other_ms) == (window_of(window_ms, at_ms) == window_of(window_ms, other_ms))
 
 
 def test_all_wants_or_none(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from entrepot.errors import Code, Error
 from entrepot.gateway.bounds import Allowances, Bound, Bounds, Held, Terms
 from entrepot.gateway.call import Call
 from entrepot.ledger.entries import Usage
-from entrepot.limits.rate import window_end_ms, window_of
+from entrepot.limits.rate import same_window, window_end_ms
 from entrepot.limits.reserve import Refusal, State, Store, StoreBusy, Want
 from entrepot.projections.prices import cost
 from entrepot.resources.model import Price
@@ -88,7 +88,7 @@ class Limiting:
         for each in terms.budgets:
             window_ms = each.limit.window_ms
             # What belongs to the window of its decision, which is over, is counted no more.
-            over = window_of(window_ms, call.at_ms) != window_of(window_ms, now_ms)
+            over = not same_window(window_ms, call.at_ms, now_ms)
             used.append(money if drawn(each, held.price) and not over else 0)
         self._settle(held.wants, used, now_ms)
 

@@ -80,6 +80,13 @@ def window_of(window_ms: int, at_ms: int) -> int:
     return (era * 400 + year) * 12 + (5 * day + 2) // 153
 
 
+def same_window(window_ms: int, at_ms: int, other_ms: int) -> bool:
+    """Whether two instants are in one window: of months only those of different days are looked at more closely."""
+    if window_ms == MONTH_MS and at_ms // DAY_MS == other_ms // DAY_MS:
+        return True
+    return window_of(window_ms, at_ms) == window_of(window_ms, other_ms)
+
+
 def window_start_ms(window_ms: int, number: int) -> int:
     if window_ms != MONTH_MS:
         return number * window_ms
