@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -144,6 +146,45 @@ def test_a_gateway_outlives_new_publication_keys_and_a_new_authority(tmp_path: P
             alone.terminate()
 
 
+@pytest.mark.timeout(120)
+def test_a_new_certificate_is_shown_at_once_and_cuts_nobody_off(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data, *arguments()) as (process, told):
+        url, running = told["management"], children(process.pid)
+        before = shown_by(url)
+        host, _, port = url.removeprefix("https://").partition(":")
+        context = ssl.create_default_context(cafile=str(data / "ca/ca.pem"))
+        connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=30)
+        asked(connection)
+        kept = connection.sock
+        said = storage(data, "new-certificate")
+        held_until = x509.load_pem_x509_certificate((data / "ca/server.pem").read_bytes()).not_valid_after_utc
+        assert f"until {held_until:%Y-%m-%d}" in said
+        until(lambda: True if shown_by(url) != before else None, "the new certificate is shown")
+        asked(connection)
+        assert connection.sock is kept, "the connection lived on"
+        connection.close()
+        # A pair that does not fit is not shown, and one that does after it is.
+        now = shown_by(url)
+        good = (data / "ca/server.key").read_bytes()
+        (data / "ca/server.key").write_bytes((data / "ca/ca.key").read_bytes())
+        until(lambda: "cannot be shown yet" in (tmp_path / "stderr").read_text() or None, "the pair is refused")
+        assert shown_by(url) == now
+        (data / "ca/server.key").write_bytes(good)
+        storage(data, "new-certificate")
+        until(lambda: True if shown_by(url) != now else None, "the next certificate is shown")
+        with manage(data, url) as client:
+            follows(client, "after it")
+        assert children(process.pid) == running, "nothing was restarted"
+
+
+def asked(connection: http.client.HTTPSConnection) -> None:
+    connection.request("GET", "/healthz")
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 200
+
+
 def up(data: Path, url: str) -> bool | None:
     try:
         with manage(data, url):
@@ -153,7 +194,7 @@ def up(data: Path, url: str) -> bool | None:
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
-    for words in (["take-authority"], ["new-authority"], ["new-publication-key"]):
+    for words in (["take-authority"], ["new-authority"], ["new-certificate"], ["new-publication-key"]):
         command = [sys.executable, "-m", "entrepot", "storage", *words, "--data", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from entrepot.errors import Error
-from entrepot.identity.certificates import RENEW_DAYS, SERVER_DAYS, ensure
+from entrepot.identity.certificates import RENEW_DAYS, SERVER_DAYS, ensure, renew
 
 HOSTS = ("localhost", "127.0.0.1", "::1", "box.example")
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -55,6 +55,24 @@ def test_a_new_host_or_a_near_end_renews_under_the_same_authority(
     assert again.renewed
     assert again.ca.read_bytes() == ca
     read(again.certificate).verify_directly_issued_by(read(again.ca))
+
+
+def test_a_certificate_is_renewed_for_the_same_names(tmp_path: Path) -> None:
+    made = ensure(tmp_path, HOSTS, NOW)
+    ca, before, key = made.ca.read_bytes(), read(made.certificate), made.key.read_bytes()
+    later = NOW + timedelta(days=100)
+    assert renew(tmp_path, later) == later + timedelta(days=SERVER_DAYS)
+    after = read(made.certificate)
+    assert made.ca.read_bytes() == ca
+    assert made.key.read_bytes() != key
+    assert after.serial_number != before.serial_number
+    assert after.subject == before.subject
+    names = [each.extensions.get_extension_for_class(x509.SubjectAlternativeName).value for each in (before, after)]
+    assert names[0] == names[1]
+    assert not ensure(tmp_path, HOSTS, later).renewed
+    made.certificate.unlink()
+    with pytest.raises(Error, match=r"there is no `.*server\.pem`: a start of the control plane makes it"):
+        renew(tmp_path, later)
 
 
 def test_a_start_that_was_killed_between_key_and_certificate_heals(tmp_path: Path) -> None:

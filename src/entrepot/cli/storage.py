@@ -15,7 +15,7 @@ import typer
 
 from entrepot.config import Config
 from entrepot.errors import Code, Error
-from entrepot.identity.certificates import prepare, take
+from entrepot.identity.certificates import prepare, renew, take
 from entrepot.ledger.copied import copy_ledger
 from entrepot.ledger.verify import Unproved
 from entrepot.management.keyring import renew_signer
@@ -76,6 +76,17 @@ def new_publication_key(data: Data = None, database: Database = None, master_key
     config = Config.load(data)
     _done(lambda: renew_signer(_database(config, database), _key(config, master_key_command)))
     print("publications are signed by a new key; `entrepot gateways` says under `keys` who believes it")
+
+
+@app.command()
+def new_certificate(data: Data = None) -> None:
+    """Make a new server certificate, with a new key, by the present authority. The control plane may run.
+
+    It shows it to new connections within some seconds; those that are open live on. Who believes the authority does not
+    notice.
+    """
+    until = _certificates(data, renew)
+    print(f"new connections are shown a new certificate, which holds until {until:%Y-%m-%d}; open ones live on")
 
 
 @app.command()

@@ -61,6 +61,26 @@ def ensure(folder: Path, hosts: Sequence[str], now: datetime | None = None) -> I
     return files._replace(renewed=True)
 
 
+def renew(folder: Path, now: datetime | None = None) -> datetime:
+    """A new server certificate with a new key, for the names of the present one. Until when it holds. Raises Error.
+
+    The one before is not revoked: whoever has its key can show it until it ends. A server that runs may take it over.
+    """
+    now = now or datetime.now(UTC)
+    files = Issued(folder / "ca.pem", folder / "server.pem", folder / "server.key", renewed=True)
+    try:
+        for each in (files.ca, files.certificate):
+            if not each.exists():
+                raise Error(Code.NOT_READY, f"there is no `{each}`: a start of the control plane makes it")
+        ca, ca_key = _authority(folder, now)
+        names = x509.load_pem_x509_certificate(files.certificate.read_bytes()).extensions
+        given = names.get_extension_for_class(x509.SubjectAlternativeName).value
+        _make_server(files, ca, ca_key, [str(each.value) for each in given], now)
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        raise Error(Code.NOT_READY, f"the certificates in `{folder}` cannot be used: {error}") from error
+    return now + timedelta(days=SERVER_DAYS)
+
+
 def prepare(folder: Path, now: datetime | None = None) -> Path:
     """An authority that is to follow, which clients can come to trust before it is in use. Its file. Raises Error.
 

@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -26,6 +27,7 @@ from entrepot.management.control import Control
 from entrepot.management.enrol import make_token
 from entrepot.management.first import GATEWAY, Begun, Place, begin, listen_at, renew_token_key
 from entrepot.management.shipping import followed
+from entrepot.management.showing import show
 from entrepot.projections.follower import Follower
 from entrepot.resources.ids import access_id
 from entrepot.resources.model import UNKNOWN
@@ -138,7 +140,7 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         server = _Server(config, lambda: ready(told, begun))
         _until_signalled(server, control)
-        async with _following(control, options.data, served):
+        async with _following(control, options.data, served), _meanwhile(show(config.ssl, issued)):
             await server.serve([listener])
     finally:
         await control.close()
@@ -150,7 +152,14 @@ async def _following(control: Control, data: Path, served: Starlette) -> AsyncIt
     """Meanwhile the logs of gateways, of this machine or shipped to it, are read into projections."""
     follower = Follower(Projected(control.store), followed(data, control.publisher))
     served.state.follower = follower
-    task = asyncio.create_task(follower.run())
+    async with _meanwhile(follower.run()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """What runs for as long as the block does."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
