@@ -29,7 +29,10 @@ def az_setup(
     data: Annotated[Path | None, typer.Option(help="Folder of a control plane on this machine.")] = None,
     name: Annotated[str, typer.Option(help="What the Azure CLI shall call this cloud.")] = CLOUD,
 ) -> None:
-    """Print a POSIX shell script: `eval "$(entrepot az-setup)"`, or pipe it to `sh`. Nothing is run here."""
+    """Print a POSIX shell script: `eval "$(entrepot az-setup)"`, not in a pipe. Nothing is run here.
+
+    It exports REQUESTS_CA_BUNDLE, which the Azure CLI needs later as well, so it has to run in your own shell.
+    """
     folder = Config.load(data).data
     secret = (folder / "admin.secret").resolve()
     try:
