@@ -24,6 +24,7 @@ FIRST = "00000000.entries"
 @pytest.fixture
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(store, "AHEAD", 64)
+    monkeypatch.setattr(store, "STEPS", 2)
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
         yield Path(folder)

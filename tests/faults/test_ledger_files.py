@@ -36,6 +36,7 @@ WRITES = 2
 @pytest.fixture(autouse=True)
 def _little_room_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "AHEAD", 2048)
+    monkeypatch.setattr(store, "STEPS", 2)
 
 
 class Run:
@@ -131,7 +132,7 @@ def test_every_operation_fails_once(quick: Path, how: str) -> None:
         assert report.calls.decisions == report.calls.outcomes + report.open_calls()
 
 
-def test_a_lost_sync_begins_a_new_segment(tmp_path: Path) -> None:
+def test_a_lost_sync_begins_a_new_segment(tmp_path: Path, roomy: None) -> None:
     """The file that failed is left alone, its unacknowledged tail kept beside; indices go on where they stood."""
     files = Faulty()
     writer = write(tmp_path, files)
@@ -217,7 +218,7 @@ def test_nothing_works_and_then_all_does(tmp_path: Path) -> None:
     assert findings(tmp_path) == []
 
 
-def test_a_file_that_cannot_be_read_back_is_not_replaced(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_back_is_not_replaced(tmp_path: Path, roomy: None) -> None:
     files = Faulty()
     writer = write(tmp_path, files)
     origin, _ = writer.append(decisions(0, 2))

@@ -25,6 +25,7 @@ KEY = "keys/entrepot.example_gateway-1.vkey"
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two accounts: kanto's call is served, to kanto's user-7 too; far's is refused."""
     monkeypatch.setattr(store, "AHEAD", 2048)
+    monkeypatch.setattr(store, "STEPS", 2)
     writer = write(tmp_path)
     for number, (account, admitted, user) in enumerate(
         (("kanto", True, None), ("far", False, None), ("kanto", True, "user-7"))

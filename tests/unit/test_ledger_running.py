@@ -28,6 +28,7 @@ from ledgers import HOWS, LOG, NAME, NOW_MS, ORIGIN, Fault, Faulty, Small, decis
 @pytest.fixture(autouse=True)
 def _little_room_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "AHEAD", 4096)
+    monkeypatch.setattr(store, "STEPS", 2)
 
 
 def opened(data: Path, files: Files | None = None) -> Ledger:

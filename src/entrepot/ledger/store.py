@@ -12,6 +12,8 @@ from threading import Lock
 from entrepot.ledger.files import Files
 
 AHEAD = 1 << 22
+STEPS = 16
+"""Room is made in so many steps, as a sync of an entry that comes meanwhile waits for the one under way."""
 
 
 class Store:
@@ -50,7 +52,7 @@ class Store:
             # INVARIANT: nothing is written behind `_allocated` while room is made there: zeros would go over it.
             with self._extending:
                 if not self.has_room(length):
-                    self._allocate(self.end + length + AHEAD)
+                    self._allocate(self.end + length + AHEAD // STEPS)
 
     def put(self, data: bytes) -> int:
         """Write behind `end`, where there is room, to `keep` or `take_back`; the descriptor to sync. Raises OSError."""
@@ -89,15 +91,15 @@ class Store:
 
     def _extend(self) -> None:
         """More room, made while entries are written before it. If it fails, `make_room` will try, and say so."""
-        start = self._allocated
+        stop, step = self._allocated + AHEAD, AHEAD // STEPS
         try:
-            self._files.write(self._ahead, bytes(AHEAD), start)
-            self._files.sync(self._ahead)
+            while (start := self._allocated) < stop and not self.poisoned:
+                self._files.write(self._ahead, bytes(step), start)
+                self._files.sync(self._ahead)
+                if self._allocated == start:
+                    self._allocated = start + step
         except OSError:
             return
-        else:
-            if self._allocated == start:
-                self._allocated = start + AHEAD
         finally:
             self._extending.release()
 
