@@ -119,7 +119,7 @@ class Gateway:
     def render_error(self, path: str, status: int, message: str) -> tuple[bytes, bytes]:
         """Headers and body for a request that the HTTP engine refuses before it is a call, or for one that failed."""
         if status != 500:  # a call that failed is counted as such
-            self._books.book((NO_OPERATION, "refused", status, None, ()))
+            self._books.book((NO_OPERATION, "refused", status, None))
         head, text = render_status(path, status, message)
         return id_lines(self._ids.next(), form_of(path)) + head, text
 

@@ -16,8 +16,8 @@ from entrepot.ledger.entries import Usage
 from entrepot.telemetry.metrics import BUCKETS_S, Metrics
 
 Word = Literal["served", "refused", "failed", "cut", "client_gone"]
-Kind = tuple[str, str, int, str | None, tuple[tuple[str, str], ...]]
-"""Operation, outcome, status, error code, and each try's upstream and result: what calls are told apart by."""
+Kind = tuple[str, str, int, str | None]
+"""Operation, outcome, status, error code: what calls are told apart by."""
 
 _bisect: Final = bisect_left  # compiled, these are no look-ups in a module
 _BUCKETS_S: Final = BUCKETS_S
@@ -28,12 +28,12 @@ OTHER: Final = "*other*"
 
 
 class Tally:
-    """Calls of one kind: how many, how long, how many tokens."""
+    """Calls of one kind: how many, and how long."""
 
-    __slots__ = ("buckets", "calls", "completion", "prompt", "seconds")
+    __slots__ = ("buckets", "calls", "seconds")
 
     def __init__(self) -> None:
-        self.calls = self.prompt = self.completion = 0
+        self.calls = 0
         self.seconds = 0.0
         self.buckets = [0] * (len(BUCKETS_S) + 1)
 
@@ -49,10 +49,14 @@ class Stage:
 
 
 class Books:
-    """The tallies of a worker: one look-up a call, spread over metrics only when they are asked for."""
+    """The tallies of a worker, spread over metrics only when they are asked for."""
 
     def __init__(self) -> None:
         self._tallies: dict[Kind, Tally] = {}
+        self._attempts: dict[tuple[str, str], int] = {}
+        """Tries by upstream and result."""
+        self._tokens: dict[str, tuple[int, int]] = {}
+        """Of prompts and completions, by the upstream that answered."""
         self._stages = (Stage(), Stage(), Stage())
         self._deployments: dict[tuple[str, str, str], int] = {}
         self._named: set[tuple[str, str]] = set()
@@ -63,6 +67,15 @@ class Books:
             tally = self._tallies[kind] = Tally()
         tally.calls += 1
         return tally
+
+    def attempts(self, call: Call) -> None:
+        counted, usage = self._attempts, call.usage
+        for attempt in call.attempts:
+            counted[attempt] = counted.get(attempt, 0) + 1
+        if usage is not None and call.attempts:
+            upstream = call.attempts[-1][0]
+            prompt, completion = self._tokens.get(upstream, (0, 0))
+            self._tokens[upstream] = prompt + usage.prompt, completion + usage.completion
 
     def stages(self, call: Call) -> None:
         """Where the time of an admitted call went, up to its first byte."""
@@ -96,18 +109,17 @@ class Books:
 
     def report(self, metrics: Metrics) -> None:
         """Add all that was booked, to metrics that hold none of it yet."""
-        for (operation, outcome, status, code, attempts), tally in self._tallies.items():
+        for (operation, outcome, status, code), tally in self._tallies.items():
             metrics.count("entrepot_calls_total", (operation, outcome, str(status)), tally.calls)
             if code is not None:
                 metrics.count("entrepot_errors_total", (code,), tally.calls)
-            for attempt in attempts:
-                metrics.count("entrepot_attempts_total", attempt, tally.calls)
             if any(tally.buckets):
                 metrics.add_observed("entrepot_call_seconds", (operation,), tally.buckets, tally.seconds)
-            if attempts and (tally.prompt or tally.completion):
-                upstream = attempts[-1][0]
-                metrics.count("entrepot_tokens_total", (upstream, "prompt"), tally.prompt)
-                metrics.count("entrepot_tokens_total", (upstream, "completion"), tally.completion)
+        for attempt, number in self._attempts.items():
+            metrics.count("entrepot_attempts_total", attempt, number)
+        for upstream, (prompt, completion) in self._tokens.items():
+            metrics.count("entrepot_tokens_total", (upstream, "prompt"), prompt)
+            metrics.count("entrepot_tokens_total", (upstream, "completion"), completion)
         for stage, took in zip(STAGES, self._stages, strict=True):
             if any(took.buckets):
                 metrics.add_observed("entrepot_stage_seconds", (stage,), took.buckets, took.seconds)
@@ -124,7 +136,7 @@ def settle(call: Call, books: Books, journal: Journal | None, limits: Limiting, 
     code = None if error is None else error.code.label
     if call.deployment is not None and call.account is not None:
         books.deployment(call.account.given.name, call.deployment.name, result if error is None else error.name)
-    tally = books.book((call.operation, result, call.status, code, call.attempts))
+    tally = books.book((call.operation, result, call.status, code))
     if call.admission is not None:
         if journal is not None and result != "refused":
             journal.settle(call, result, at_ms)
@@ -132,10 +144,7 @@ def settle(call: Call, books: Books, journal: Journal | None, limits: Limiting, 
         seconds = now_s() - call.started_s
         tally.seconds += seconds
         tally.buckets[_bisect(_BUCKETS_S, seconds)] += 1
-    usage = call.usage
-    if usage is not None:
-        tally.prompt += usage.prompt
-        tally.completion += usage.completion
+    books.attempts(call)
     return result
 
 
