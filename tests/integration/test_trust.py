@@ -20,19 +20,25 @@ import httpx
 import msgspec
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from changing import changes_of
 from entrepot.errors import Code, Error
 from entrepot.gateway.control import ControlSource
 from entrepot.gateway.enrolment import Enrolled, enrolled, write_private
 from entrepot.identity.certificates import ensure, prepare, take, trusted
+from entrepot.ledger.entries import Change
+from entrepot.management.believed import Believed
+from entrepot.management.changes import digest_of
 from entrepot.management.keyring import AGAIN_S, Keyring, renew_signer
 from entrepot.snapshot import Revision
 from entrepot.snapshot.sealed import seal
 from entrepot.snapshot.trust import Trust, fingerprint
-from entrepot.storage import MasterKey, Store
+from entrepot.storage import EVERYTHING, MasterKey, Store, Tenancy
 from servings import arguments, children, manage, serving, until
+from worlds import MASTER, open_control
 
 ACCESS = "/providers/Entrepot.Access"
 
@@ -232,6 +238,50 @@ def test_a_key_is_known_at_once_to_whoever_is_shown_it(
         await store.close()
 
     asyncio.run(work())
+
+
+def test_what_gateways_are_to_believe_is_on_the_ledger(tmp_path: Path) -> None:
+    url, ca = f"sqlite:///{tmp_path / 'control.db'}", tmp_path / "ca"
+
+    def told() -> list[Change]:
+        return [each for _, each in changes_of(tmp_path) if each.action == "Entrepot.Access/trust/write"]
+
+    async def run(begun: int) -> int:
+        """How many entries there are after one of each change; looking again adds none."""
+        control = await open_control(tmp_path, url)
+        try:
+            believed = Believed(control, Keyring(control.store, ca))
+            await believed.look()
+            assert len(told()) == begun + 1
+            for number, step in enumerate((lambda: renew_signer(url, MASTER), lambda: prepare(ca), lambda: take(ca))):
+                if asyncio.iscoroutine(doing := step()):
+                    await doing
+                believed = Believed(control, Keyring(control.store, ca))  # which reads anew at once
+                for _ in range(2):
+                    await believed.look()
+                assert len(told()) == begun + 2 + number
+            (resource,) = told()[-1].resources
+            row = await control.store.get(EVERYTHING, resource.resource)
+            assert row is not None
+            assert digest_of(row) == resource.digest
+            present, before = (fingerprint_of(ca / name) for name in ("ca.pem", "before.pem"))
+            properties = row.body["properties"]
+            assert (properties["authority"], properties["authorities"]) == (present, sorted((present, before)))
+            assert len(properties["publicationKeys"]) == 2
+            assert await control.store.get(Tenancy(), resource.resource) is None
+            return len(told())
+        finally:
+            await control.close()
+
+    ensure(ca, ["localhost"])
+    first = asyncio.run(run(0))
+    (ca / "before.pem").unlink()  # by hand, while nothing runs
+    assert asyncio.run(run(first)) == first + 4
+    assert first == 4
+
+
+def fingerprint_of(file: Path) -> str:
+    return x509.load_pem_x509_certificate(file.read_bytes()).fingerprint(hashes.SHA256()).hex()
 
 
 def test_with_the_database_away_gateways_are_told_by_the_keys_that_are_known(

@@ -137,6 +137,11 @@ class Control:
         return self.data / "ca" / "ca.pem"
 
     @property
+    def owner(self) -> str:
+        """Whose its changes are, where several control planes share a database: the key that signs its ledger."""
+        return self._outbox.owner
+
+    @property
     def ready(self) -> bool:
         """Whether changes can be made now."""
         return self.ledger.available and not self._behind

@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -37,10 +38,10 @@ class Outbox:
         self._name = name
         # Two folders never share a key, whatever the names of their ledgers are.
         key = find_signer(data, name, Files()).key
-        self._owner = f"{key.name}-{key.id.hex()}"
+        self.owner: Final = f"{key.name}-{key.id.hex()}"
 
     def new_id(self) -> str:
-        return f"{self._owner}.{uuid.uuid4().hex}"
+        return f"{self.owner}.{uuid.uuid4().hex}"
 
     async def drain(self) -> int:
         """Bring the ledger to what is committed. How many entries were missing there.
@@ -61,7 +62,7 @@ class Outbox:
         return missing
 
     def _is_own(self, recorded: Recorded) -> bool:
-        return recorded.id.rpartition(".")[0] == self._owner
+        return recorded.id.rpartition(".")[0] == self.owner
 
     async def _last_placed(self, n: int) -> str | None:
         """Where the last entry of ours before change `n` stands; None where none is near."""

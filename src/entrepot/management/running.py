@@ -22,6 +22,7 @@ from entrepot.http1.inherited import matching
 from entrepot.identity import certificates
 from entrepot.management.app import app
 from entrepot.management.authority import Site
+from entrepot.management.believed import Believed
 from entrepot.management.changes import ITSELF
 from entrepot.management.control import Control
 from entrepot.management.enrol import make_token
@@ -140,7 +141,10 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         server = _Server(config, lambda: ready(told, begun))
         _until_signalled(server, control)
-        async with _following(control, options.data, served), _meanwhile(show(config.ssl, issued)):
+        believed = Believed(control, served.state.keyring)
+        await believed.look()
+        showing, telling = _meanwhile(show(config.ssl, issued)), _meanwhile(believed.watch())
+        async with _following(control, options.data, served), showing, telling:
             await server.serve([listener])
     finally:
         await control.close()
