@@ -6,9 +6,11 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +348,34 @@ def test_serve_begins_with_a_world(upstream: str, tmp_path: Path) -> None:
         assert "nothing to do" in line.run("apply", world)
         line.run("key", "regenerate", "robotics-ai", "key1")
         assert "setKeys" not in line.run("apply", world, "--dry-run")
+
+
+class _Ill(BaseHTTPRequestHandler):
+    """A control plane whose database is away."""
+
+    def do_POST(self) -> None:
+        told = b'{"error":{"code":"ServiceUnavailable","message":"the database does not answer"}}'
+        self.send_response(503)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the test asks what the command says."""
+
+
+def test_a_control_plane_that_does_not_work_is_not_taken_for_a_wrong_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENTREPOT_CLIENT_ID", "somebody")
+    monkeypatch.setenv("ENTREPOT_CLIENT_SECRET", "right")
+    server = HTTPServer(("127.0.0.1", 0), _Ill)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        done = CliRunner().invoke(command_line(["gateways"]), ["gateways", "--control", url])
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert (done.exit_code, done.output) == (1, "the database does not answer\n")

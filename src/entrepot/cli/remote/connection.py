@@ -152,8 +152,11 @@ class Connection:
                 with _reaching(self.url):
                     answer = self._http.post("/adfs/oauth2/token", data=form)
                 if not answer.is_success:
-                    told = answer.json().get("error_description") if _is_json(answer) else answer.text[:200]
-                    raise Refused(answer.status_code, "LoginFailed", f"`{self.url}` did not let us in: {told}")
+                    told = answer.json() if _is_json(answer) else None
+                    if not isinstance(told, dict) or "error_description" not in told:
+                        raise refusal(answer)  # not who we are is wrong, but the control plane does not work
+                    what = f"`{self.url}` did not let us in: {told['error_description']}"
+                    raise Refused(answer.status_code, "LoginFailed", what)
                 self._token = answer.json()["access_token"]
             return self._token
 
