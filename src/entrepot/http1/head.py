@@ -31,6 +31,10 @@ _HOST: Final = re.compile(r"[A-Za-z0-9\-._~%!$&'()*+;=\[\]:]*")
 _BREAK: Final = re.compile(rb"[\r\n]")
 _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 
+_CREDENTIALS: Final = {
+    name: name.decode().lower()
+    for name in (b"Authorization", b"authorization", b"Api-Key", b"api-key", b"X-Api-Key", b"x-api-key")
+}
 _REMEMBERED_LINES: Final = 1_024
 _REMEMBERED_BYTES: Final = 256
 
@@ -113,11 +117,13 @@ class HeadParser:
         count = len(lines) - 3
         if count > self._header_count:
             raise RequestError(431, f"more than {self._header_count} header fields")
-        fields = self._fields
-        try:
-            start = self._starts[lines[0]]
-            pairs = [fields[line] for line in lines[1:-2]]
-        except KeyError:
+        start, pairs, fields = self._starts.get(lines[0]), [], self._fields
+        for line in lines[1:-2]:
+            pair = fields.get(line)
+            if pair is None:
+                break
+            pairs.append(pair)
+        if start is None or len(pairs) != count:  # not by a KeyError: compiled, raising one costs as much as all this
             start, pairs = self._learn(block, lines)
         headers = dict(pairs)
         if len(headers) != count:
@@ -129,14 +135,26 @@ class HeadParser:
         return request
 
     def _learn(self, block: bytes, lines: list[bytes]) -> tuple[_Start, list[tuple[str, str]]]:
-        """INVARIANT: a line is remembered only from a head that llhttp accepted.
+        """INVARIANT: a line is remembered only from a head that llhttp accepted, or where it could not but accept it.
 
         Heads made of remembered lines alone are not shown to it again: only the combination could be wrong, and the
-        rules of `_frame` are stricter about that.
+        rules of `_frame` are stricter about that. Nor are credentials in their plain form, of which there may be as
+        many as clients.
         """
-        start = self._starts.get(lines[0]) or _read_start(lines[0])
-        fields = self._fields
-        pairs = [fields.get(line) or _read_field(line) for line in lines[1:-2]]
+        known = self._starts.get(lines[0])
+        start = known or _read_start(lines[0])
+        fields, pairs, strange = self._fields, [], known is None
+        for line in lines[1:-2]:
+            pair = fields.get(line)
+            if pair is None:
+                pair = _read_credential(line)
+                if pair is None:
+                    pair, strange = _read_field(line), True
+                else:
+                    _remember(fields, line, pair)
+            pairs.append(pair)
+        if not strange:
+            return start, pairs
         try:
             httptools.HttpRequestParser(_SILENT).feed_data(block)
         except httptools.HttpParserUpgrade:
@@ -188,6 +206,16 @@ def _read_field(line: bytes) -> tuple[str, str]:
     if name == "host" and _HOST.fullmatch(value) is None:
         raise RequestError(400, "invalid host header")
     return name, value
+
+
+def _read_credential(line: bytes) -> tuple[str, str] | None:
+    """A key or token as SDKs send it: visible ASCII and spaces within, which nobody reads otherwise."""
+    name, _, value = line.partition(b": ")
+    known = _CREDENTIALS.get(name)
+    if known is None or not value.isascii():
+        return None
+    text = value.decode("ascii")
+    return (known, text) if text.isprintable() and text and text[0] != " " and text[-1] != " " else None
 
 
 def _remember(memory: dict[bytes, _Meaning], line: bytes, meaning: _Meaning) -> None:
