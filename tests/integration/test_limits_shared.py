@@ -264,7 +264,7 @@ def test_first_calls_at_once_are_granted_nothing_that_the_store_forgets(server: 
         trips = itertools.count()
 
         async def first_is_late(*, keys: list[bytes], args: list[Any]) -> Any:
-            if len(keys) > 2 and next(trips) == 0:
+            if len(keys) > 4 and next(trips) == 0:
                 await asyncio.sleep(0.2)
             return await ask(keys=keys, args=args)
 
@@ -347,6 +347,45 @@ def test_a_store_that_comes_back_empty_hears_of_budgets_again_before_it_grants_a
         assert told == ["the store of limits came back empty, and is told again of 1 budgets"]
         assert otherwise == {}
         assert two.put_right()[0]
+
+    with_stores(server.url, 2, work)
+
+
+def test_after_a_loss_budgets_wait_until_all_that_were_there_have_told(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, million = budget(10_000_000_000_000, DAY_MS), 1_000_000_000_000
+    want = [Want(KEY, limit, million)]
+
+    async def lose(stores: list[Shared], grace_ms: int) -> float:
+        """How long a call waited then."""
+        monkeypatch.setattr("entrepot.limits.shared.GRACE_MS", grace_ms)
+        server.kill()
+        server.start()
+        began = time.monotonic()
+        assert await patiently(stores[0], want) is None
+        stores[0].settle(want, [0], now())
+        return time.monotonic() - began
+
+    async def work(stores: list[Shared]) -> None:
+        one, two = stores
+        one.restore(KEY, limit, 4 * million, now())
+        assert await patiently(two, want) is None
+        two.settle(want, [2 * million], now())
+        await asyncio.sleep(0.3)
+        assert await lose([two, one], 15_000) < 10
+        admitted = [await patiently(stores[at % 2], want) is None for at in range(4)]
+        assert admitted == [True, True, True, False], "6 of 10 are used, and leases lie idle"
+        for at in range(3):
+            stores[at % 2].settle(want, [0], now())
+        dead = Shared(server.url, "g/dead")
+        await dead.start()
+        await asyncio.sleep(0.3)
+        dead._ended = True
+        assert dead._task is not None
+        await dead._task
+        await dead._redis.aclose()
+        assert await lose(stores, 1_500) >= 1.4, "one that was there does not tell"
 
     with_stores(server.url, 2, work)
 

@@ -1,9 +1,10 @@
--- One round of one process with the store, atomic. For each limit, in the order of KEYS[3..]: drain to now, pour what was
+-- One round of one process with the store, atomic. For each limit, in the order of KEYS[5..]: drain to now, pour what was
 -- used, take back what is given back. Then the calls that wait, one after the other: each gets all that it needs of its
 -- limits, or nothing. Then each limit fills its lease with what is left, unless a call found too little of it.
 -- A limit is a hash: l level, a instant of it, u:NAME what a process used in the window, r:PID what a process holds
 -- in bulk (leased, reserved, used and not yet reported). KEYS[1] holds the processes that are alive, by expiry, KEYS[2]
--- since when there is anything here: after a loss of everything no budget is granted until processes had time to tell.
+-- since when there is anything here: after a loss of everything no budget is granted until processes had time to tell,
+-- or all have told (KEYS[3]) that were alive before by the word of any (KEYS[4]; `knew` is of one that has told all).
 -- Of a limit with a window each process tells all that it used in it, not what is new: the level is the sum of that.
 -- Time is this server's, so no other clock matters. ARGV[1] and the answer are MessagePack, for whoever asks is slower.
 local DAY, MONTH = 86400000, 31 * 86400000
@@ -18,21 +19,29 @@ local function window_of(w, at)
 end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local pid, name, alive_ms, grace_ms, limits, calls = unpack(cmsgpack.unpack(ARGV[1]))
+local pid, name, alive_ms, grace_ms, knew, limits, calls = unpack(cmsgpack.unpack(ARGV[1]))
 local born = tonumber(redis.call('GET', KEYS[2]))
 if not born then
   born = now
   redis.call('SET', KEYS[2], string.format('%.0f', now))
+  redis.call('DEL', KEYS[3], KEYS[4])
 end
 local early = now >= born and now - born < grace_ms
+if early and #knew > 0 then
+  redis.call('SADD', KEYS[3], pid)
+  redis.call('SADD', KEYS[4], unpack(knew))
+  redis.call('PEXPIRE', KEYS[3], 10 * grace_ms)
+  redis.call('PEXPIRE', KEYS[4], 10 * grace_ms)
+end
+early = early and (redis.call('EXISTS', KEYS[4]) == 0 or #redis.call('SDIFF', KEYS[4], KEYS[3]) > 0)
 redis.call('ZADD', KEYS[1], now + alive_ms, pid)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local alive, processes = {}, 0
-for _, p in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do alive[p] = true; processes = processes + 1 end
+local processes, alive = redis.call('ZRANGE', KEYS[1], 0, -1), {}
+for _, p in ipairs(processes) do alive[p] = true end
 local found = {}
 for i, asked in ipairs(limits) do
   local amount, period, burst, window, used, back, keep, most, absolute, told, told_in, instead = unpack(asked)
-  local key, level, since, others, mine, own, spent, before = KEYS[i + 2], 0, 0, 0, nil, 0, 0, -1
+  local key, level, since, others, mine, own, spent, before = KEYS[i + 4], 0, 0, 0, nil, 0, 0, -1
   local fields = redis.call('HGETALL', key)
   for f = 1, #fields, 2 do
     local field, value = fields[f], fields[f+1] + 0

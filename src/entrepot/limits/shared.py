@@ -9,7 +9,8 @@ One round at a time: it says for all limits what was used, asks for what calls w
 come while one is under way wait for it and then share the next.
 
 Of a budget each process tells the whole of what it used in the window, as its ledger has it, not what is new: telling
-it twice changes nothing, and a store that lost it all hears it again. Until all had time for that it grants none.
+it twice changes nothing, and a store that lost it all hears it again. Until all have done that, or had time for it, it
+grants none.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ ANSWER_S = 0.5
 REFUSED_MS = (10, 100)
 """So long, at least and at most, a refusal of the store is taken for its word: calls over the limit are no rounds."""
 GRACE_MS = 1_000
-"""So long a store that came back empty grants nothing of budgets, so that all processes can tell it of theirs."""
+"""So long at most a store that came back empty grants nothing of budgets, so that all processes can tell it of theirs.
+
+Where all have told that were alive at somebody's last word of it before, it grants at once. A new one knows of none.
+"""
 AT_ONCE = 256
 
 Budgets = Literal["closed", "open"]
@@ -52,12 +56,13 @@ class Early(StoreBusy):
 
 
 class Answer(msgspec.Struct, array_like=True):
-    """Of `round.lua`. A limit's: granted to its lease, its level, what others hold, what the store had of ours, or -1.
+    """Of `round.lua`: who is alive, and since when there is anything.
 
-    A call's: 0, the number of the need that could not be met, or -1 while budgets wait.
+    A limit's: granted to its lease, its level, what others hold, what the store had of ours, or -1. A call's: 0, the
+    number of the need that could not be met, or -1 while budgets wait.
     """
 
-    processes: int
+    alive: list[str]
     born: int
     limits: list[tuple[int, int, int, int]]
     calls: list[int]
@@ -110,6 +115,10 @@ class Shared:
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._born = 0
+        self._alive: list[str] = []
+        self._knew: set[str] = set()
+        """Who was alive when the store was lost, for as long as that may matter."""
+        self._knew_until_s = 0.0
         self._told: list[str] = []
         self._otherwise: dict[bytes, tuple[int, int]] = {}
         self._local = Memory()
@@ -394,9 +403,9 @@ class Shared:
     ) -> list[int] | None:
         """What `Answer.calls` says; None without an answer. One at a time."""
         began_ms = time.time_ns() // 1_000_000
-        keys: list[bytes] = [b"entrepot:limits:alive", b"entrepot:limits:since"]
+        keys = [b"entrepot:limits:" + each for each in (b"alive", b"since", b"told", b"knew")]
         keys += [b"entrepot:limit:" + part.key.hex().encode() for part in parts]
-        told, limits = [], []
+        told, limits, knew = [], [], self._knew_if_all_is_told(parts)
         for part in parts:
             if part.windowed:
                 part.roll(began_ms)
@@ -416,7 +425,7 @@ class Shared:
         places = {part.key: number for number, part in enumerate(parts, 1)}
         calls = [[n for _, part, units in each.needs for n in (places[part.key], units)] for each in asking]
         try:
-            packed = self._pack((self._pid, self._name, ALIVE_MS, GRACE_MS, limits, calls))
+            packed = self._pack((self._pid, self._name, ALIVE_MS, GRACE_MS, knew, limits, calls))
             answer = self._unpack(await self._round(keys=keys, args=[packed]))
         except (TimeoutError, RedisError, OSError) as error:
             self._undone(told)
@@ -431,8 +440,9 @@ class Shared:
     def _hear(self, answer: Answer, told: Sequence[_Told]) -> None:
         now_ms, self._heard_s = time.time_ns() // 1_000_000, asyncio.get_running_loop().time()
         self.trips += 1
-        self._parts.processes = max(1, answer.processes)
+        self._parts.processes = max(1, len(answer.alive))
         self._bear(answer.born)
+        self._alive = answer.alive
         for said, (granted, level, others, before) in zip(told, answer.limits, strict=True):
             part = said.part
             part.sure = True
@@ -469,9 +479,21 @@ class Shared:
         for part in parts.held.values():
             part.sure, part.heard = False, -1
         self._due_s = 0.0
+        self._knew |= {*self._alive}
+        self._knew_until_s = self._heard_s + 2 * GRACE_MS / 1_000
         budgets = sum(bool(part.total) for part in parts.held.values() if part.windowed)
         self._told.append(f"the store of limits came back empty, and is told again of {budgets} budgets")
         log.error("the store of limits came back empty", extra={"fields": {"budgets": budgets}})
+
+    def _knew_if_all_is_told(self, parts: Sequence[Part]) -> list[str]:
+        """`parts` are those of a round: with it the store has heard of all that was used of budgets here, or not."""
+        if self._knew and asyncio.get_running_loop().time() > self._knew_until_s:
+            self._knew = set()
+        if not self._knew:
+            return []
+        now = {part.key for part in parts}
+        held = self._parts.held.values()
+        return [] if any(p.total and p.heard < 0 and p.key not in now for p in held) else [*self._knew]
 
     def _undone(self, told: Sequence[_Told]) -> None:
         """Whether the store took it is not known: it is reported once more, which errs to the safe side."""
