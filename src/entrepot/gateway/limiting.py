@@ -262,6 +262,8 @@ def head_of(call: Call, terms: Terms, states: list[State]) -> bytes:
 
 
 def tightest(states: list[State], first: int, number: int) -> int:
-    if number == 1:
-        return first
-    return min(range(first, first + number), key=lambda index: states[index].remaining)
+    found = first
+    for index in range(first + 1, first + number):
+        if states[index].remaining < states[found].remaining:
+            found = index
+    return found
