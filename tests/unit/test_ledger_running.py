@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from entrepot.ledger import entries as e
+from entrepot.ledger import ledger as ledger_module
 from entrepot.ledger import store
 from entrepot.ledger.erase import erase
 from entrepot.ledger.faults import LedgerRefused, LedgerUnavailable
@@ -109,6 +110,42 @@ def test_what_the_kernel_does_not_do_the_thread_does(tmp_path: Path, files: File
     report = verified(tmp_path)
     assert (report.findings(), report.calls.decisions, report.calls.outcomes) == ([], 20, 20)
     assert not (tmp_path / "quarantine").exists()
+
+
+class Counted(Files):
+    """Counts the batches that the loop wrote."""
+
+    begun = 0
+
+    def flushes(self) -> Flushes | None:
+        files = self
+
+        class Counting(Flushes):
+            def begin(self, fds: Sequence[int]) -> None:
+                files.begun += 1
+                super().begin(fds)
+
+        return Counting()
+
+
+@pytest.mark.parametrize(("slow_s", "loops"), [(10.0, True), (0.0, False)])
+def test_to_a_slow_disk_the_thread_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_s: float, loops: bool
+) -> None:
+    """At 0 s every batch is too slow, so that the first is the only one that the loop writes."""
+    monkeypatch.setattr(ledger_module, "SLOW_S", slow_s)
+    files = Counted()
+
+    async def run() -> None:
+        ledger = opened(tmp_path, files)
+        ledger.start()
+        for number in range(20):
+            await call(ledger, number)
+        await ledger.close()
+
+    asyncio.run(run())
+    assert files.begun > 10 if loops else files.begun <= 1
+    assert verified(tmp_path).findings() == []
 
 
 @pytest.mark.parametrize("how", HOWS)

@@ -37,6 +37,9 @@ OUTCOME_S = 0.05
 PACE_S = 0.005
 CROWD = 4
 RETRY_S = 0.2
+# To a disk that took so long the thread writes for a while: writing may have to wait there too, and the loop must not.
+SLOW_S = 0.02
+CAREFUL_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +112,7 @@ class Ledger:
         self._overdue = False  # the timer went off while a batch was being written
         self._paced: asyncio.TimerHandle | None = None  # `_send` is due when the pace allows it
         self._sent_s = 0.0
+        self._careful_until_s = 0.0
         self._waiting = 0  # decisions that wait for the next write
         self._under_way = 0  # admitted calls that have no outcome yet
         self._since_ms = 0
@@ -269,7 +273,7 @@ class Ledger:
         if self._writing or self.problem is not None or not self._pending.entries:
             return
         batch = self._take()
-        if self._flushes is not None:
+        if self._flushes is not None and self._sent_s >= self._careful_until_s:
             try:
                 self._put = self._writer.begin_append(Batch(batch.entries, batch.privates), self._flushes)
             except Exception as failure:  # noqa: BLE001 - whatever it is, the calls that wait must be told
@@ -320,6 +324,9 @@ class Ledger:
     def _written(self, batch: _Pending, origin: str, first: int, failure: Exception | None) -> None:
         self._writing, self._under_pen = False, None
         self._idle.set()
+        now_s = time.monotonic()
+        if now_s - self._sent_s > SLOW_S:
+            self._careful_until_s = now_s + CAREFUL_S
         if failure is not None:
             self._fail(batch, failure)
             return
