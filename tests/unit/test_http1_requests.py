@@ -91,7 +91,7 @@ def test_what_was_remembered_changes_nothing(messages: list[bytes]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from([b"Authorization", b"authorization", b"api-key", b"X-Api-Key", b"API-KEY", b"cookie"]),
+    st.sampled_from([b"Authorization", b"authorization", b"api-key", b"X-Api-Key", b"API-KEY"]),
     st.sampled_from([b": ", b":", b":  ", b":\t", b" : ", b"; "]),
     st.lists(
         st.sampled_from([b"k", b"Bearer", b" ", b"  ", b"\t", b"\0", b"\n", b"\r", b"\x7f", b"\x80", b"\xa0", b": "]),
@@ -100,11 +100,15 @@ def test_what_was_remembered_changes_nothing(messages: list[bytes]) -> None:
 )
 def test_a_credential_is_read_as_any_other_field(name: bytes, between: bytes, value: list[bytes]) -> None:
     """Once the other lines are known, llhttp is not asked about it: it would have said the same."""
-    heads = HeadParser(LIMITS)
+    heads, headers = HeadParser(LIMITS), {"host": "a", "content-length": "0"}
     form = b"POST /v1/x HTTP/1.1\r\nhost: a\r\n%b\r\ncontent-length: 0\r\n\r\n"
-    _read([form % b"api-key: other"], heads)
-    data = form % (name + between + b"".join(value))
-    assert _read([data], heads) == _read([data], HeadParser(LIMITS))
+    assert _read([form % b"api-key: other"], heads)[3] == headers | {"api-key": "other"}
+    line = between + b"".join(value)
+    expected = _read([form % (b"other" + line)], HeadParser(LIMITS))
+    if len(expected) > 3:
+        headers[name.decode().lower()] = dict(expected[3])["other"]  # type: ignore[call-overload]
+        expected = (*expected[:3], headers, *expected[4:])
+    assert _read([form % (name + line)], heads) == expected
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), max_size=5), st.lists(st.integers(0, 200), max_size=6))
