@@ -251,14 +251,11 @@ def lay_out_worlds() -> None:
     """Fresh ledgers, and the world once more on other ports: for the pure build, and with more in it."""
     text = (HERE / "world" / "world.toml").read_text(encoding="utf-8")
     shutil.rmtree(STATE / "run" / "data", ignore_errors=True)
+    store = f'limit_store = {{ url = "redis://127.0.0.1:{LIMIT_STORE}/0" }}\n'
     for folder, port, more in (
         ("pure", 18112, {}),
         ("limits", 18114, ALL_LIMITS),
-        (
-            "leases",
-            18116,
-            {"[gateway]\n": f'[gateway]\nlimit_store = {{ url = "redis://127.0.0.1:{LIMIT_STORE}/0" }}\n'},
-        ),
+        ("leases", 18116, {**ALL_LIMITS, "[gateway]\n": ALL_LIMITS["[gateway]\n"] + store}),
     ):
         world = text.replace("18110", str(port)).replace("18119", str(port + 1))
         for before, after in more.items():
