@@ -134,6 +134,8 @@ class Pretended(Flushes):
         return True
 
     def close(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._event_fd)
         os.close(self._event_fd)
 
 

@@ -5,10 +5,11 @@ The thread goes on meanwhile, and no other one of ours has to be woken and given
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MOST = 8
 """Files at a time."""
@@ -49,7 +50,12 @@ class _Event(ctypes.Structure):
 
 
 class Flushes:
-    """One set of files at a time: `begin`, then `ended` whenever `fileno()` is readable, until it says so."""
+    """One set of files at a time: `begin`, then `ended` whenever `fileno()` is readable, until it says so.
+
+    `watch` has a loop call somebody then.
+    """
+
+    _loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(self) -> None:
         """Raises OSError where the kernel, or whoever confines this process, does not offer it."""
@@ -69,6 +75,10 @@ class Flushes:
         self._events = (_Event * MOST)()
         self._under_way = 0
         self._failure: OSError | None = None
+
+    def watch(self, loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+        loop.add_reader(self.fileno(), call)
+        self._loop = loop
 
     def fileno(self) -> int:
         return self._event_fd
@@ -106,6 +116,8 @@ class Flushes:
 
     def close(self) -> None:
         """Waits for what is under way."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._event_fd)
         self._call(self._destroy, self._context)
         os.close(self._event_fd)
 

@@ -143,7 +143,7 @@ class Ledger:
         self._writer_thread.start()
         self._flushes = self._files.flushes()
         if self._flushes is not None:
-            self._loop.add_reader(self._flushes.fileno(), self._flushed)
+            self._flushes.watch(self._loop, self._flushed)
         self._signing = self._loop.create_task(self._sign())
 
     @property
@@ -236,7 +236,6 @@ class Ledger:
         self._jobs.put(None)
         await asyncio.to_thread(self._writer_thread.join)
         if self._flushes is not None:
-            self._loop.remove_reader(self._flushes.fileno())
             self._flushes.close()
         try:
             await asyncio.to_thread(self._writer.close)
