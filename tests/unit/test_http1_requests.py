@@ -100,13 +100,14 @@ def test_what_was_remembered_changes_nothing(messages: list[bytes]) -> None:
 )
 def test_a_credential_is_read_as_any_other_field(name: bytes, between: bytes, value: list[bytes]) -> None:
     """Once the other lines are known, llhttp is not asked about it: it would have said the same."""
-    heads, headers = HeadParser(LIMITS), {"host": "a", "content-length": "0"}
+    heads = HeadParser(LIMITS)
     form = b"POST /v1/x HTTP/1.1\r\nhost: a\r\n%b\r\ncontent-length: 0\r\n\r\n"
-    assert _read([form % b"api-key: other"], heads)[3] == headers | {"api-key": "other"}
+    assert _read([form % b"api-key: k"], heads)[3] == {"host": "a", "api-key": "k", "content-length": "0"}
     line = between + b"".join(value)
     expected = _read([form % (b"other" + line)], HeadParser(LIMITS))
     if len(expected) > 3:
-        headers[name.decode().lower()] = dict(expected[3])["other"]  # type: ignore[call-overload]
+        named = {"other": name.decode().lower()}
+        headers = {named.get(each, each): text for each, text in dict(expected[3]).items()}  # type: ignore[call-overload]
         expected = (*expected[:3], headers, *expected[4:])
     assert _read([form % (name + line)], heads) == expected
 
