@@ -13,6 +13,9 @@ import sys
 import threading
 import time
 from base64 import b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +166,11 @@ def test_a_new_certificate_is_shown_at_once_and_cuts_nobody_off(tmp_path: Path) 
         connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=30)
         asked(connection)
         kept = connection.sock
-        said = storage(data, "new-certificate")
+        with kept_alive(connection):
+            said = storage(data, "new-certificate")
+            until(lambda: True if shown_by(url) != before else None, "the new certificate is shown")
         held_until = x509.load_pem_x509_certificate((data / "ca/server.pem").read_bytes()).not_valid_after_utc
         assert f"until {held_until:%Y-%m-%d}" in said
-        until(lambda: True if shown_by(url) != before else None, "the new certificate is shown")
         asked(connection)
         assert connection.sock is kept, "the connection lived on"
         connection.close()
@@ -182,6 +186,24 @@ def test_a_new_certificate_is_shown_at_once_and_cuts_nobody_off(tmp_path: Path) 
         with manage(data, url) as client:
             follows(client, "after it")
         assert children(process.pid) == running, "nothing was restarted"
+
+
+@contextmanager
+def kept_alive(connection: http.client.HTTPSConnection) -> Iterator[None]:
+    """Idle, it would be closed after some seconds."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.2):
+            asked(connection)
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield
+        finally:
+            over.set()
+        asking.result()
 
 
 def asked(connection: http.client.HTTPSConnection) -> None:

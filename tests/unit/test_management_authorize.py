@@ -11,13 +11,13 @@ from entrepot.management.authorize import (
     ancestors,
     chain_from,
     chain_of,
-    concerns_access,
     may,
     reading,
     require,
     tenancy_of,
 )
 from entrepot.management.changes import Actor
+from entrepot.management.recent import concerns_access
 from entrepot.management.roles import (
     AUDITOR,
     BY_ID,
@@ -201,9 +201,9 @@ def test_roles_are_found_by_their_id_however_it_is_written() -> None:
 
 
 def test_what_concerns_access() -> None:
-    assert concerns_access(f"{SUB}/providers/Microsoft.Authorization/roleAssignments/x")
+    assert concerns_access(f"{SUB}/providers/Microsoft.Authorization/roleAssignments/x".lower())
     assert concerns_access("/providers/entrepot.access/principals/p")
-    assert not concerns_access(ACCOUNT)
+    assert not concerns_access(ACCOUNT.lower())
 
 
 def test_secrets_are_kept_as_hashes_and_two_of_them_work() -> None:

@@ -6,6 +6,7 @@ Every step is a command that its user would type; their answers are read as JSON
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import ssl
 import sys
@@ -236,13 +237,14 @@ def _answer(response: httpx.Response) -> Any:
 
 
 def free_port(wanted: int) -> int:
-    """`wanted` if nobody has it, else one that the kernel chooses."""
-    for port in (wanted, 0):
+    """`wanted` if nobody has it, else one below those that the system gives to outgoing connections."""
+    others = (random.randrange(20_000, 32_000) for _ in range(100))  # noqa: S311 - a port is no secret
+    for port in (wanted, *others):
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 sock.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return int(sock.getsockname()[1])
+            return port
     raise Error(Code.NOT_READY, "no port is free on 127.0.0.1")
