@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from changing import (
 from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.ledger.faults import LedgerUnavailable
+from entrepot.ledger.files import Files
 from entrepot.management.control import Control
 from entrepot.management.keyring import Keyring
 from entrepot.resources.documents import timestamp
@@ -103,6 +106,37 @@ def test_while_the_ledger_cannot_be_written_nothing_changes(tmp_path: Path, monk
         monkeypatch.setattr(control.ledger, "append", append)
         await until(lambda: capacity_of(control) == 8)
         await scale(control, 12)
+        ids = [change.id for _, change in changes_of(data)]
+        assert len(ids) == len(set(ids)) == control.revision.n
+
+    over(work, tmp_path)
+
+
+@pytest.mark.pure
+def test_an_entry_that_a_failing_disk_only_seems_to_hold_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failed sync it stands in its file until what was not acknowledged is set aside."""
+    sync, fails = Files.sync, False
+
+    def failing(files: Files, fd: int) -> None:
+        if fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(files, fd)
+
+    monkeypatch.setattr(Files, "sync", failing)
+    monkeypatch.setattr(Files, "flushes", lambda _: None)
+
+    async def work(control: Control, data: Path) -> None:
+        nonlocal fails
+        fails = True
+        with pytest.raises(Error) as caught:
+            await scale(control, 8)
+        assert caught.value.name == "ChangeNotRecorded"
+        with pytest.raises(LedgerUnavailable):
+            await control._outbox.drain()
+        fails = False
+        await until(lambda: capacity_of(control) == 8)
         ids = [change.id for _, change in changes_of(data)]
         assert len(ids) == len(set(ids)) == control.revision.n
 

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from entrepot.ledger.entries import Change, decode
+from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.files import Files
 from entrepot.ledger.keys import find_signer
 from entrepot.ledger.ledger import Ledger
@@ -51,6 +52,9 @@ class Outbox:
         waiting = [each for each in await self._store.unplaced() if self._is_own(each)]
         if not waiting:
             return 0
+        if self._ledger.problem is not None:
+            # Until a trial succeeds a file may hold what was not acknowledged and will be set aside.
+            raise LedgerUnavailable(self._ledger.problem)
         last = await self._last_placed(waiting[0].n)
         held = await asyncio.to_thread(self._find, frozenset(each.id for each in waiting), last)
         places: dict[int, str] = {}
