@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entrepot.limits import reserve
 from entrepot.limits.rate import (
     DAY_MS,
     EMPTY,
@@ -194,6 +195,18 @@ def test_memory_forgets_what_is_empty_again() -> None:
     assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000 - 600
     store.forget(600)
     assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000
+
+
+def test_memory_forgets_many_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reserve, "FORGOTTEN", 10)
+    store, limit = Memory(), tokens_per_minute(60_000)
+    for number in range(25):
+        store.restore(number.to_bytes(16, "big"), limit, 1, 0)
+    left = []
+    for _ in range(3):
+        store.forget(10)
+        left.append(sum(store.counted(number.to_bytes(16, "big"), limit, 0) for number in range(25)))
+    assert left == [15, 5, 0]
 
 
 def test_a_process_puts_its_own_part_of_a_window_right(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ from typing import NamedTuple, Protocol, final
 
 from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, wait_ms, window_end_ms, window_of
 
+FORGOTTEN = 4096
+"""So many levels, or an eighth of them, are looked at each time whether they can be forgotten."""
+
 
 @final
 class Want:
@@ -104,6 +107,8 @@ class Memory:
 
     def __init__(self) -> None:
         self._held: dict[bytes, Bucket] = {}
+        self._to_look_at: list[bytes] = []
+        """What `forget` has still to look at before it begins anew."""
 
     def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
         taken = []
@@ -159,12 +164,20 @@ class Memory:
         self._held.clear()
 
     def forget(self, now_ms: int) -> None:
-        """Drop what is empty again: a key that comes back begins with nothing, as it would have been."""
-        self._held = {
-            key: held
-            for key, held in self._held.items()
-            if held.reserved or empty_at_ms(held.limit, Level(held.level, held.at_ms)) > now_ms
-        }
+        """Drop what is empty again: a key that comes back begins with nothing, as it would have been.
+
+        Of many a part each time: all at once they would hold up a call.
+        """
+        if not self._to_look_at:
+            self._to_look_at = list(self._held)
+        looked_at = max(FORGOTTEN, len(self._held) // 8)
+        for key in self._to_look_at[-looked_at:]:
+            held = self._held.get(key)
+            if held is None or held.reserved:
+                continue
+            if empty_at_ms(held.limit, Level(held.level, held.at_ms)) <= now_ms:
+                del self._held[key]
+        del self._to_look_at[-looked_at:]
 
     def _now(self, want: Want, now_ms: int) -> Bucket:
         """What is held, with its level brought to now, under the limit as it is declared now."""
