@@ -49,6 +49,14 @@ async def patiently(store: Shared, wants: list[Want]) -> Refusal | None:
             await asyncio.sleep(0.05)
 
 
+async def lose(server: Server, store: Shared) -> None:
+    server.kill()
+    end = time.monotonic() + 10
+    while not store.degraded:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
+
+
 def with_stores(url: str, number: int, work: Callable[[list[Shared]], Awaitable[None]]) -> None:
     async def run() -> None:
         stores = [Shared(url, f"g/w{at}") for at in range(number)]
@@ -410,5 +418,37 @@ def test_what_the_store_has_of_a_budget_is_what_it_was_told_or_is_put_right(serv
                 assert client.hget(name, "u:g/w0") == b"5000000"
             await one.tell_again()
             assert one.put_right() == ([], {})
+
+    with_stores(server.url, 1, work)
+
+
+def test_later_calls_wait_for_what_was_used_and_never_reserved(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        limit = tokens_per_minute(600_000)
+        want = [Want(KEY, limit, 10)]
+        for store in stores:
+            assert await reserve(store, want) is None
+            store.settle(want, [limit.burst], now())
+        await asyncio.sleep(0.3)
+        for at in range(20):  # more is admitted only when half a burst and more has leaked away
+            assert await reserve(stores[at % 2], want) is not None
+            await asyncio.sleep(0.06)
+
+    with_stores(server.url, 2, work)
+
+
+def test_without_the_store_calls_wait_as_well_for_what_was_never_reserved(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        (store,) = stores
+        limit = tokens_per_minute(60_000, 60_000)
+        want = [Want(KEY, limit, 2_000)]
+        await lose(server, store)
+        assert await reserve(store, want) is None
+        store.settle(want, [30_000], now())
+        assert await reserve(store, want) is None, "half of it is left"
+        store.settle(want, [50_000], now())
+        await asyncio.sleep(0.3)
+        for _ in range(5):
+            assert await reserve(store, want) == Refusal(0, 1_000)
 
     with_stores(server.url, 1, work)

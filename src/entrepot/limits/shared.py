@@ -93,6 +93,7 @@ class _Told(NamedTuple):
     used: int
     total: int
     instead: bool
+    debt: int
 
 
 class Shared:
@@ -258,10 +259,11 @@ class Shared:
 
     def _take_locally(self, part: Part, units: int, now_ms: int) -> bool:
         """A fair share of the limit, while the store is away. Raises StoreBusy for budgets that fail closed."""
-        limit = part.limit
+        limit, debt = part.limit, max(0, -part.free)
         if limit.window_ms:
             if self._budgets == "closed":
                 raise StoreBusy("the store of limits cannot be reached, and budgets wait for it")
+            part.free += debt
         elif limit.amount == 0:
             if part.reserved + units > max(1, limit.burst // self._parts.processes):
                 return False
@@ -272,9 +274,13 @@ class Shared:
                 max(1, limit.burst // self._parts.processes),
                 True,
             )
+            part.free += debt
             if part.alone_ms != self._away_ms:
                 part.alone_ms = self._away_ms
                 self._begin_alone(part, share, now_ms)
+            elif debt:
+                taken = self._local.counted(part.key, share, now_ms) + debt
+                self._local.restore(part.key, share, taken, now_ms)
             if self._local.reserve([Want(part.key, share, units)], now_ms) is not None:
                 return False
         part.free += units
@@ -410,9 +416,9 @@ class Shared:
             if part.windowed:
                 part.roll(began_ms)
             lease = 0 if give_back else self._parts.lease_of(part, began_ms)
-            back = max(0, part.free - lease)
+            back = max(min(0, part.free), part.free - lease)  # less than nothing is what was used and never reserved
             part.free -= back
-            said = _Told(part, part.used, part.total, part.instead)
+            said = _Told(part, part.used, part.total, part.instead, min(0, back))
             part.used, part.instead = 0, False
             told.append(said)
             limits.append(
@@ -500,6 +506,7 @@ class Shared:
         for said in told:
             part = said.part
             part.used += said.used
+            part.free += said.debt
             part.sure, part.heard = False, -1
             part.instead = part.instead or said.instead
 
