@@ -59,9 +59,9 @@ class Flushes:
 
     def __init__(self) -> None:
         """Raises OSError where the kernel, or whoever confines this process, does not offer it."""
-        calls = CALLS.get(platform.machine())
+        calls = CALLS.get(platform.machine()) if platform.system() == "Linux" else None
         if calls is None:
-            raise OSError(f"asynchronous flushes are not known on {platform.machine()}")
+            raise OSError(f"asynchronous flushes are not known on {platform.system()} on {platform.machine()}")
         setup, self._destroy, self._submit, self._get_events = calls
         self._call = ctypes.CDLL(None, use_errno=True).syscall
         self._call.restype = ctypes.c_long
