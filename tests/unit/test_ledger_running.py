@@ -148,6 +148,34 @@ def test_to_a_slow_disk_the_thread_writes(
     assert verified(tmp_path).findings() == []
 
 
+class Threadless(Files):
+    """Where the process can have no more threads than it has."""
+
+    def aside(self, work: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def test_without_a_thread_to_be_had_all_that_was_kept_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def none_free(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        ledger = opened(tmp_path, Threadless())
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio, "to_thread", none_free)
+            ledger.start()
+            for number in range(20):
+                await call(ledger, number)
+        assert ledger._signing is not None
+        assert not ledger._signing.done()
+        await asyncio.wait_for(ledger.close(), 10)
+
+    asyncio.run(run())
+    report = verified(tmp_path)
+    assert (report.findings(), report.calls.decisions, report.calls.outcomes) == ([], 20, 20)
+    assert not (tmp_path / "quarantine").exists()
+
+
 @pytest.mark.parametrize("how", HOWS)
 def test_every_operation_of_a_running_ledger_fails_once(tmp_path: Path, how: str) -> None:
     """Whoever was told where his decision stands finds it there after the next start, and each has its outcome."""

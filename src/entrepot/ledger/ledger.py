@@ -409,6 +409,6 @@ class Ledger:
             started = time.monotonic()
             try:
                 await asyncio.to_thread(self._writer.log.checkpoint)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # the latter: there is no thread to be had now
                 log.warning("the checkpoint cannot be written", extra={"fields": {"problem": str(error)}})
             await asyncio.sleep(max(0.1, CHECKPOINT_S - (time.monotonic() - started)))

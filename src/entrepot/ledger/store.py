@@ -63,7 +63,10 @@ class Store:
         """What was put is durable: from here on it may be acknowledged."""
         self.end += length
         if self._allocated - self.end < AHEAD // 2 and self._extending.acquire(blocking=False):
-            self._files.aside(self._extend)
+            try:
+                self._files.aside(self._extend)
+            except RuntimeError:  # there is no thread to be had now; what is kept stays so, and `make_room` makes room
+                self._extending.release()
 
     def take_back(self) -> None:
         """Forget what was put and not kept. Never fails; at worst the file is poisoned."""
