@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from entrepot.errors import Code, Error
 from entrepot.management.recent import Recent
@@ -40,6 +41,28 @@ def test_marks_tell_what_was_touched_since(tmp_path: Path, url: str) -> None:
             assert await store.raise_epoch() == 2
             restored = await recent.look()
             assert restored.settings == restored.access == await store.revision()
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+def test_the_first_look_reads_none_of_the_changes_that_were(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = await Store.open(f"sqlite:///{tmp_path / 'control.db'}", MasterKey.generate())
+        statements: list[str] = []
+        try:
+            for each in ("x", "y"):
+                await touch(store, access_id("region", each))
+            event.listen(
+                store.engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(str(given[2]))
+            )
+            recent = Recent(store)
+            assert (await recent.look()).access == await store.revision()
+            assert statements
+            assert not any("touched" in each for each in statements)
+            await recent.look()
+            assert "touched" in statements[-1]
         finally:
             await store.close()
 

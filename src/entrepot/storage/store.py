@@ -120,6 +120,8 @@ class Store:
 
     async def touched_since(self, n: int) -> tuple[tuple[int, int], frozenset[str] | None]:
         """`revision`, and the ids in lower case that changes after number `n` touched; None: there is no change `n`."""
+        if n < 1:  # the first change is number 1; nobody wants all that there ever were
+            return await self.revision(), None
         async with self._reading() as connection:
             found = (await connection.execute(queries.AFTER, {"after": n})).all()
         if not found or found[0].n != n:
