@@ -452,3 +452,94 @@ def test_without_the_store_calls_wait_as_well_for_what_was_never_reserved(server
             assert await reserve(store, want) == Refusal(0, 1_000)
 
     with_stores(server.url, 1, work)
+
+
+def test_a_call_that_draws_nothing_from_a_limit_does_not_wait_for_it(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        (store,) = stores
+        tokens, other = tokens_per_minute(600_000), b"o" * 16
+        first = [Want(KEY, in_flight(40), 1), Want(other, tokens, 100)]
+        then = [Want(KEY, in_flight(40), 1), Want(other, tokens, 0)]
+        assert await reserve(store, first) is None
+        await asyncio.sleep(0.3)
+        store.settle(first, [0, 100_000], now())
+        assert store.reserve(then, now()) is None
+        store.settle(then, [0, 0], now())
+        assert store._parts.held[KEY].reserved == 0
+
+    with_stores(server.url, 1, work)
+
+
+def test_what_is_held_is_told_again_to_a_store_that_took_the_process_for_dead(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entrepot.limits.shared.ALIVE_MS", 400)
+
+    async def work(stores: list[Shared]) -> None:
+        one, two = stores
+        flights = [Want(KEY, in_flight(3), 1)]
+        assert [await reserve(one, flights) for _ in range(3)] == [None] * 3
+        ask = one._round
+
+        async def cut_off(**_: Any) -> Any:
+            raise redis.ConnectionError
+
+        one._round = cut_off  # type: ignore[assignment]
+        end = time.monotonic() + 10
+        while await reserve(two, flights) is not None:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+        two.settle(flights, [0], now())
+        one._round = ask
+        while one.degraded or not one._parts.held[KEY].sure:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+        assert await reserve(two, flights) is not None, "three calls are still under way"
+
+    with_stores(server.url, 2, work)
+
+
+def test_a_refusal_of_a_large_call_refuses_no_smaller_one(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        (store,) = stores
+        limit = tokens_per_minute(10_000, 60_000)
+        large, small = [Want(KEY, limit, 9_000)], [Want(KEY, limit, 3_000)]
+        assert await reserve(store, small) is None
+        assert await reserve(store, large) is not None
+        before = store.trips
+        refusal = store.reserve(large, now())
+        assert refusal is not None, "it is taken for its word"
+        assert store.trips == before
+        assert await reserve(store, small) is None
+
+    with_stores(server.url, 1, work)
+
+
+def test_what_was_leased_of_budgets_is_void_as_soon_as_the_store_is_away(server: Server) -> None:
+    async def work(stores: list[Shared]) -> None:
+        (store,) = stores
+        want, none = [Want(KEY, budget(10**15), 10**9)], [Want(KEY, budget(10**15), 0)]
+        for _ in range(20):
+            assert await patiently(store, want) is None
+            await asyncio.sleep(0.1)
+        free = store._parts.held[KEY].free
+        assert free > 0
+        store._lost(redis.ConnectionError())
+        with pytest.raises(StoreBusy):
+            store.reserve(want, now())
+        assert store.reserve(none, now()) is None, "it draws nothing"
+
+    with_stores(server.url, 1, work)
+
+
+def test_what_a_store_had_in_another_window_is_no_difference() -> None:
+    """A process whose clock is ahead tells of the next day before it begins in the store."""
+    store, limit = Shared("redis://127.0.0.1:1", "g/w0"), budget(10**15)
+    store.restore(KEY, limit, 3_000_000, now())
+    part = store._parts.held[KEY]
+    for before in (-1, 0, 3):
+        store._compare(part, 3, before)
+        part.told = True
+    assert store.put_right() == ([], {})
+    store._compare(part, 4, 2)
+    assert store.put_right() == ([], {KEY: (2_000_000, 4_000_000)})

@@ -86,3 +86,36 @@ def test_what_gets_low_is_renewed_once_and_what_nobody_calls_on_goes() -> None:
     part.used = part.free = 0
     assert parts.due(IDLE_MS + 1) == []
     assert parts.held == {}
+
+
+def test_what_a_long_call_reserves_is_said_again() -> None:
+    parts, want = Parts(), Want(KEYS[1], in_flight(3), 1)
+    part = parts.of(want)
+    part.free, part.sure = 1, True
+    assert parts.take([want], 0)
+    found = [parts.due(at * 100) for at in range(1, 6_001)]
+    assert 1 <= sum(bool(each) for each in found) <= 10, "the store forgets what nobody speaks of for ten minutes"
+
+
+def test_a_call_of_before_a_limit_was_changed_ends_and_changes_nothing_of_it() -> None:
+    before, after = tokens_per_minute(60_000), tokens_per_minute(600)
+    parts, want = Parts(), Want(KEYS[0], before, 100)
+    part = parts.of(want)
+    part.free = 200
+    assert parts.take([want], 0)
+    assert parts.take([want], 0)
+    assert parts.of(Want(KEYS[0], after, 1)).limit is after
+    parts.settle([want], [40], 0)
+    assert part.limit is after
+    parts.give_back([want])
+    assert part.limit is after
+    assert (part.free, part.reserved, part.used) == (160, 0, 40)
+
+
+def test_nothing_is_taken_of_a_limit_with_a_window_while_it_is_shut() -> None:
+    parts, limit = Parts(), budget(10**13)
+    part = parts.of(Want(KEYS[0], limit, 0))
+    part.free = 10 * MICRO
+    parts.shut = True
+    assert not parts.take([Want(KEYS[0], limit, MICRO)], 0)
+    assert parts.take([Want(KEYS[0], limit, 0)], 0)

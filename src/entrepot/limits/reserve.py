@@ -254,6 +254,8 @@ IDLE_MS = 1_000
 LEASED_PERCENT = 2
 REMEMBERED = 20
 """Ticks, twice at most, for which the largest call of a limit is."""
+SAID_AGAIN = 1_000
+"""Ticks. The store forgets after ten minutes what nobody speaks of, and calls may take longer."""
 
 
 class Part:
@@ -270,15 +272,18 @@ class Part:
     __slots__ = (
         *("alone_ms", "amount", "asked_ms", "at_ms", "capacity", "charged", "ends_ms", "fraction", "free", "heard"),
         *("instead", "key", "largest", "largest_before", "level", "limit", "low", "number", "others", "period_ms"),
-        *("refused_until_ms", "reserved", "scale", "sure", "told", "total", "used", "window_ms", "windowed"),
+        *("refused", "refused_until_ms", "reserved", "scale", "sure", "told", "total", "used", "window_ms", "windowed"),
     )
 
     def __init__(self, key: bytes, limit: Limit) -> None:
         self.key = key
         self.free = self.reserved = self.used = self.fraction = 0
         self.level = self.others = self.at_ms = self.asked_ms = self.refused_until_ms = self.alone_ms = 0
-        self.low = self.largest = self.largest_before = 0
-        """With less than `low` free more is asked for ahead. `largest` is what a call asked for at most, of late."""
+        self.low = self.largest = self.largest_before = self.refused = 0
+        """With less than `low` free more is asked for ahead. `largest` is what a call asked for at most, of late.
+
+        Calls of at least `refused` units are refused until `refused_until_ms`, without asking.
+        """
         self.total = self.number = self.ends_ms = 0
         self.heard = -1
         self.told = self.instead = False
@@ -345,15 +350,16 @@ class Part:
 class Parts:
     """All that this process holds of such limits. A call takes from what is free, with no word to anybody.
 
-    `processes` share them, at the last word of the store; `away`: there is none now.
+    `processes` share them, at the last word of the store; `away`: there is none now. `shut`: of limits with a window
+    nothing is taken.
     """
 
-    __slots__ = ("_ticks", "away", "held", "low", "processes", "resting")
+    __slots__ = ("_ticks", "away", "held", "low", "processes", "resting", "shut")
 
     def __init__(self) -> None:
         self._ticks = 0
         self.processes = 1
-        self.away = False
+        self.away = self.shut = False
         self.held: dict[bytes, Part] = {}
         self.resting: dict[bytes, Part] = {}
         """Of limits with a window that nobody calls on now: what was used of them."""
@@ -369,6 +375,11 @@ class Parts:
             part.adopt(want.limit)
         return part
 
+    def held_of(self, want: Want) -> Part:
+        """Of a want that was taken: the limit may have been declared otherwise since then, and stays so."""
+        part = self.held.get(want.key)
+        return self.of(want) if part is None else part
+
     def take(self, wants: Sequence[Want], now_ms: int) -> bool:
         """All of the wants, or nothing if that is not free."""
         met: list[Part] = []
@@ -376,7 +387,9 @@ class Parts:
             part, units = self.of(want), want.units
             if part.windowed:
                 units = -(-units // part.scale)
-            if part.free < units:
+                if self.shut and units:
+                    return False
+            if part.free < units and units:
                 return False
             met.append(part)
         for part, want in zip(met, wants, strict=True):
@@ -399,7 +412,7 @@ class Parts:
     def give_back(self, wants: Sequence[Want]) -> None:
         """What was taken for a call that went away before it knew. A request stays one."""
         for want in wants:
-            part = self.of(want)
+            part = self.held_of(want)
             if not part.charged:
                 units = part.units(want.units)
                 part.reserved -= units
@@ -407,7 +420,7 @@ class Parts:
 
     def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
         for want, real in zip(wants, used, strict=True):
-            part, units = self.of(want), want.units
+            part, units = self.held_of(want), want.units
             if part.charged:
                 continue
             if part.windowed:
@@ -441,10 +454,11 @@ class Parts:
         """Once a tick: of which something was used, or too little or too much is free. What holds nothing goes."""
         found, gone = [], []
         self._ticks += 1
-        later = self._ticks % REMEMBERED == 0
+        later, again = self._ticks % REMEMBERED == 0, self._ticks % SAID_AGAIN == 0
         for part in self.held.values():
             free, lease = part.free, self.lease_of(part, now_ms)
-            if part.used or part.instead or not part.sure or free > lease or free < low_of(part, lease):
+            told = not (part.used or part.instead or (again and part.reserved)) and part.sure
+            if not told or free > lease or free < low_of(part, lease):
                 found.append(part)
             elif not (free or part.reserved) and now_ms - part.asked_ms > IDLE_MS:
                 gone.append(part)

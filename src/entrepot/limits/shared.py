@@ -126,6 +126,8 @@ class Shared:
         self._away_ms = 0
         self._heard_s = 0.0
         """When the store answered last."""
+        self._asked_s = 0.0
+        """When the last round that was answered began."""
         self._task: asyncio.Task[None] | None = None
         self._ended = False
         self.trips = 0
@@ -162,12 +164,12 @@ class Shared:
             part.asked_ms = now_ms
             units = part.units(want.units)
             part.largest = max(part.largest, units)
-            if part.free >= units:
+            if not units or (part.free >= units and not (part.windowed and self._parts.shut)):
                 continue
             if self._away_ms:
                 if not self._take_locally(part, units, now_ms):
                     return Refusal(index, 1_000)
-            elif now_ms < part.refused_until_ms:
+            elif units >= part.refused and 0 < part.refused_until_ms - now_ms <= REFUSED_MS[1]:
                 return self._refusal(index, part, units, now_ms)
             else:
                 short = True
@@ -329,7 +331,12 @@ class Shared:
             self._set_aside(each)
         needed = [part for each in asking for _, part, _ in each.needs]
         parts = list(dict.fromkeys([*needed, *self._parts.renewed(), *due]))
-        if not parts and not self._away_ms and asyncio.get_running_loop().time() < self._heard_s + QUIET_S:
+        if (
+            not parts
+            and not asking
+            and not self._away_ms
+            and asyncio.get_running_loop().time() < self._heard_s + QUIET_S
+        ):
             return
         calls: list[int] | None = None
         try:
@@ -373,7 +380,7 @@ class Shared:
             for _, part, units in each.needs:
                 part.reserved += units
         for want, here in zip(each.wants, each.here, strict=True):
-            part = self._parts.of(want)
+            part = self._parts.held_of(want)
             if not granted:
                 part.reserved -= here
                 part.free += here
@@ -391,10 +398,11 @@ class Shared:
             each.answer.set_exception(Early("the store of limits came back empty, and budgets wait until it has heard"))
         else:
             index, part, _ = each.needs[failed - 1]
-            now_ms = part.at_ms
-            refusal = self._refusal(index, part, part.units(each.wants[index].units), now_ms)
-            least_ms, most_ms = REFUSED_MS
-            part.refused_until_ms = now_ms + min(most_ms, max(least_ms, refusal.wait_ms))
+            now_ms, units = part.at_ms, part.units(each.wants[index].units)
+            refusal = self._refusal(index, part, units, now_ms)
+            if units <= part.refused or now_ms >= part.refused_until_ms:
+                least_ms, most_ms = REFUSED_MS
+                part.refused, part.refused_until_ms = units, now_ms + min(most_ms, max(least_ms, refusal.wait_ms))
             each.is_answered(refusal)
 
     async def _tell(self, parts: Iterable[Part], *, give_back: bool = False) -> None:
@@ -408,7 +416,7 @@ class Shared:
         self, parts: Sequence[Part], asking: Sequence[_Asking], *, give_back: bool = False
     ) -> list[int] | None:
         """What `Answer.calls` says; None without an answer. One at a time."""
-        began_ms = time.time_ns() // 1_000_000
+        began_ms, began_s = time.time_ns() // 1_000_000, asyncio.get_running_loop().time()
         keys = [b"entrepot:limits:" + each for each in (b"alive", b"since", b"told", b"knew")]
         keys += [b"entrepot:limit:" + part.key.hex().encode() for part in parts]
         told, limits, knew = [], [], self._knew_if_all_is_told(parts)
@@ -440,11 +448,14 @@ class Shared:
         except BaseException:
             self._undone(told)
             raise
-        self._hear(answer, told)
+        self._hear(answer, told, began_s)
         return answer.calls
 
-    def _hear(self, answer: Answer, told: Sequence[_Told]) -> None:
+    def _hear(self, answer: Answer, told: Sequence[_Told], began_s: float) -> None:
         now_ms, self._heard_s = time.time_ns() // 1_000_000, asyncio.get_running_loop().time()
+        if self._heard_s - self._asked_s > ALIVE_MS / 1_000:
+            self._taken_for_dead(told)
+        self._asked_s = began_s
         self.trips += 1
         self._parts.processes = max(1, len(answer.alive))
         self._bear(answer.born)
@@ -461,8 +472,17 @@ class Shared:
             part.low = low if part.free >= low else 0
         if self._away_ms:
             fields = {"for_ms": now_ms - self._away_ms}
-            self._away_ms, self._problem, self._parts.away = 0, None, False
+            self._away_ms, self._problem = 0, None
+            self._parts.away = self._parts.shut = False
             log.warning("the store of limits answers again", extra={"fields": fields})
+
+    def _taken_for_dead(self, told: Sequence[_Told]) -> None:
+        """The store may have let go of all that is held here: it is told again. What is free of money is given up."""
+        now = {said.part.key for said in told}
+        for part in self._parts.held.values():
+            part.sure = False
+            if part.windowed and part.key not in now:
+                part.free = min(0, part.free)
 
     def _compare(self, part: Part, total: int, before: int) -> None:
         """The store has what was told; `before` is what it had of it, -1 where that was in another window."""
@@ -472,7 +492,7 @@ class Shared:
             otherwise = not part.told and before not in {-1, 0, total}
         if otherwise:
             self._otherwise[part.key] = (before * part.scale, total * part.scale)
-        part.heard = total
+        part.heard = -1 if before < 0 else total
 
     def _bear(self, born: int) -> None:
         """If the store is another than it was, or has lost everything, it is told of everything again."""
@@ -512,7 +532,8 @@ class Shared:
 
     def _lost(self, error: BaseException) -> None:
         if not self._away_ms:
-            self._away_ms, self._parts.away = time.time_ns() // 1_000_000, True
+            self._away_ms = time.time_ns() // 1_000_000
+            self._parts.away, self._parts.shut = True, self._budgets == "closed"
             self._problem = f"the store of limits cannot be reached: {type(error).__name__}"
             fields = {"problem": type(error).__name__}
             log.error("the store of limits cannot be reached; local limits hold", extra={"fields": fields})
