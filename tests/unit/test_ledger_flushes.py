@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from entrepot.ledger import flushes as flushes_module
 from entrepot.ledger.files import Files
 from entrepot.ledger.flushes import CALLS, Flushes
 
@@ -79,6 +80,11 @@ def test_where_it_is_not_known_there_is_none(monkeypatch: pytest.MonkeyPatch, of
     monkeypatch.setattr(platform, of, lambda: name)
     with pytest.raises(OSError, match=name):
         Flushes()
+    assert Files().flushes() is None
+
+
+def test_where_the_kernel_offers_the_calls_and_not_this_use_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flushes_module, "FDSYNC", 99)
     assert Files().flushes() is None
 
 

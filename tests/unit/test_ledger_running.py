@@ -92,7 +92,7 @@ class Unwilling(Flushes):
 
     def begin(self, fds: Sequence[int]) -> None:
         self.asked += 1
-        if self.asked % 2:
+        if self.asked % 2 == 0:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         super().begin(fds)
 

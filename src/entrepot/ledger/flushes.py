@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import platform
+import select
 from collections.abc import Callable, Sequence
 
 MOST = 8
 """Files at a time."""
+TRIAL_S = 1.0
 FDSYNC = 3
 RESFD = 1
 # io_setup, io_destroy, io_submit, io_getevents
@@ -75,6 +78,21 @@ class Flushes:
         self._events = (_Event * MOST)()
         self._under_way = 0
         self._failure: OSError | None = None
+        try:
+            self._try_out()
+        except OSError:
+            self.close()
+            raise
+
+    def _try_out(self) -> None:
+        """Some offer the calls and not this use of them."""
+        fd = os.memfd_create("entrepot-flush")
+        try:
+            self.begin([fd])
+            if not (select.select([self], [], [], TRIAL_S)[0] and self.ended()):
+                raise _failure(errno.ETIMEDOUT)
+        finally:
+            os.close(fd)
 
     def watch(self, loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
         loop.add_reader(self.fileno(), call)

@@ -35,6 +35,7 @@ class Store:
         self._ahead = files.open(path)
         self._allocated = path.stat().st_size
         self._extending = Lock()  # held while room is made beside the appending
+        self._awaited = False  # somebody waits for the lock, and one step more of room is enough
 
     @classmethod
     def create(cls, files: Files, path: Path, data: bytes) -> Store:
@@ -50,7 +51,9 @@ class Store:
         """Raises OSError; a full disk shows here, before anything of an entry is written."""
         if not self.has_room(length):
             # INVARIANT: nothing is written behind `_allocated` while room is made there: zeros would go over it.
+            self._awaited = True
             with self._extending:
+                self._awaited = False
                 if not self.has_room(length):
                     self._allocate(self.end + length + AHEAD // STEPS)
 
@@ -96,7 +99,7 @@ class Store:
         """More room, made while entries are written before it. If it fails, `make_room` will try, and say so."""
         stop, step = self._allocated + AHEAD, AHEAD // STEPS
         try:
-            while (start := self._allocated) < stop and not self.poisoned:
+            while (start := self._allocated) < stop and not (self.poisoned or self._awaited):
                 self._files.write(self._ahead, bytes(step), start)
                 self._files.sync(self._ahead)
                 if self._allocated == start:
@@ -108,6 +111,7 @@ class Store:
 
     def close(self, *, final: bool = False) -> None:
         """`final`: give back what was allocated ahead; the file is not appended to any more. Raises OSError."""
+        self._awaited = True
         with self._extending:
             try:
                 if final and not self.poisoned:
