@@ -29,8 +29,10 @@ async def echo(exchange: Exchange) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(handle: Callable[[Exchange], Awaitable[None]] = echo) -> AsyncIterator[tuple[Server, int]]:
-    server = Server(handle, render_error, LIMITS)  # type: ignore[arg-type]
+async def serving(
+    handle: Callable[[Exchange], Awaitable[None]] = echo, limits: Limits = LIMITS
+) -> AsyncIterator[tuple[Server, int]]:
+    server = Server(handle, render_error, limits)  # type: ignore[arg-type]
     sock = socket.create_server(("127.0.0.1", 0))
     await server.start(sock)
     try:
@@ -207,8 +209,10 @@ def test_a_client_that_reads_slowly_is_not_cut(whole: bool) -> None:
 
 
 def test_others_are_served_while_many_drip() -> None:
+    limits = Limits(header_s=0.3, body_s=0.3, idle_s=10.0, write_stall_s=0.4)
+
     async def test() -> None:
-        async with serving() as (_, port):
+        async with serving(limits=limits) as (_, port):
             drips = []
             for _ in range(100):
                 _, writer = await connect(port)
