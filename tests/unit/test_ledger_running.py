@@ -128,12 +128,13 @@ class Counted(Files):
         return Counting()
 
 
-@pytest.mark.parametrize(("slow_s", "loops"), [(10.0, True), (0.0, False)])
+@pytest.mark.parametrize(("slow_s", "stuck_s"), [(10.0, 10.0), (0.0, 10.0), (10.0, 0.0)])
 def test_to_a_slow_disk_the_thread_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_s: float, loops: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_s: float, stuck_s: float
 ) -> None:
     """At 0 s every batch is too slow, so that the first is the only one that the loop writes."""
     monkeypatch.setattr(ledger_module, "SLOW_S", slow_s)
+    monkeypatch.setattr(ledger_module, "STUCK_S", stuck_s)
     files = Counted()
 
     async def run() -> None:
@@ -144,7 +145,7 @@ def test_to_a_slow_disk_the_thread_writes(
         await ledger.close()
 
     asyncio.run(run())
-    assert files.begun > 10 if loops else files.begun <= 1
+    assert files.begun > 10 if slow_s and stuck_s else files.begun <= 1
     assert verified(tmp_path).findings() == []
 
 

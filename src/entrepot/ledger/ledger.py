@@ -37,9 +37,12 @@ OUTCOME_S = 0.05
 PACE_S = 0.005
 CROWD = 4
 RETRY_S = 0.2
-# To a disk that took so long the thread writes for a while: writing may have to wait there too, and the loop must not.
-SLOW_S = 0.02
+# Where a batch took so long to be durable, or merely to be written, the thread writes for a while, and for longer where
+# that happens soon again: on such a disk writing may have to wait, and the loop must not.
+SLOW_S = 0.1
+STUCK_S = 0.005
 CAREFUL_S = 1.0
+CAREFUL_MOST_S = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +116,7 @@ class Ledger:
         self._paced: asyncio.TimerHandle | None = None  # `_send` is due when the pace allows it
         self._sent_s = 0.0
         self._careful_until_s = 0.0
+        self._careful_s = CAREFUL_S
         self._waiting = 0  # decisions that wait for the next write
         self._under_way = 0  # admitted calls that have no outcome yet
         self._since_ms = 0
@@ -278,8 +282,17 @@ class Ledger:
             except Exception as failure:  # noqa: BLE001 - whatever it is, the calls that wait must be told
                 self._written(batch, "", 0, failure)
                 return
+            self._look_out(STUCK_S)
         if self._put is None:
             self._jobs.put(batch)
+
+    def _look_out(self, most_s: float) -> None:
+        """Let the thread write for a while if what was begun is not as far as this in time."""
+        now_s = time.monotonic()
+        if now_s - self._sent_s > most_s:
+            again = now_s < self._careful_until_s + self._careful_s
+            self._careful_s = min(2 * self._careful_s, CAREFUL_MOST_S) if again else CAREFUL_S
+            self._careful_until_s = now_s + self._careful_s
 
     def _take(self) -> _Pending:
         """What waits is what is being written."""
@@ -323,9 +336,7 @@ class Ledger:
     def _written(self, batch: _Pending, origin: str, first: int, failure: Exception | None) -> None:
         self._writing, self._under_pen = False, None
         self._idle.set()
-        now_s = time.monotonic()
-        if now_s - self._sent_s > SLOW_S:
-            self._careful_until_s = now_s + CAREFUL_S
+        self._look_out(SLOW_S)
         if failure is not None:
             self._fail(batch, failure)
             return
