@@ -1,10 +1,9 @@
-"""A Redis of one's own, on a port that the kernel gave: started, killed, started again."""
+"""A Redis of one's own, on a port that stays free while it is away: started, killed, started again."""
 
 from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+
+from servings import free_ports
 
 PROGRAMS = ("redis-server", "valkey-server")
 
@@ -23,9 +24,7 @@ class Server:
         program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
         assert program is not None, "there is no redis-server; tests/clients/setup.sh installs one"
         self._program, self._folder = program, folder
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
+        (self.port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
