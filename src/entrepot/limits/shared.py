@@ -424,7 +424,8 @@ class Shared:
             if part.windowed:
                 part.roll(began_ms)
             lease = 0 if give_back else self._parts.lease_of(part, began_ms)
-            back = max(min(0, part.free), part.free - lease)  # less than nothing is what was used and never reserved
+            # Less than nothing is what was used and never reserved. While the store is away it stays in sight of calls.
+            back = max(0 if self._away_ms else min(0, part.free), part.free - lease)
             part.free -= back
             said = _Told(part, part.used, part.total, part.instead, min(0, back))
             part.used, part.instead = 0, False
