@@ -97,16 +97,17 @@ class Unwilling(Flushes):
         super().begin(fds)
 
 
+async def twenty_calls(data: Path, files: Files) -> None:
+    ledger = opened(data, files)
+    ledger.start()
+    for number in range(20):
+        await call(ledger, number)
+    await ledger.close()
+
+
 @pytest.mark.parametrize("files", [Threaded(), Busy()])
 def test_what_the_kernel_does_not_do_the_thread_does(tmp_path: Path, files: Files) -> None:
-    async def run() -> None:
-        ledger = opened(tmp_path, files)
-        ledger.start()
-        for number in range(20):
-            await call(ledger, number)
-        await ledger.close()
-
-    asyncio.run(run())
+    asyncio.run(twenty_calls(tmp_path, files))
     report = verified(tmp_path)
     assert (report.findings(), report.calls.decisions, report.calls.outcomes) == ([], 20, 20)
     assert not (tmp_path / "quarantine").exists()
@@ -136,15 +137,7 @@ def test_to_a_slow_disk_the_thread_writes(
     monkeypatch.setattr(ledger_module, "SLOW_S", slow_s)
     monkeypatch.setattr(ledger_module, "STUCK_S", stuck_s)
     files = Counted()
-
-    async def run() -> None:
-        ledger = opened(tmp_path, files)
-        ledger.start()
-        for number in range(20):
-            await call(ledger, number)
-        await ledger.close()
-
-    asyncio.run(run())
+    asyncio.run(twenty_calls(tmp_path, files))
     assert files.begun > 10 if slow_s and stuck_s else files.begun <= 1
     assert verified(tmp_path).findings() == []
 
