@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from databases import Postgres, cluster, wired
@@ -183,3 +184,43 @@ async def _write(url: str, life: str) -> None:
 
 if __name__ == "__main__":
     asyncio.run(_write(sys.argv[1], sys.argv[2]))
+
+
+def test_a_database_that_refuses_is_one_that_is_away(postgres: Postgres) -> None:
+    async def work() -> None:
+        url = await postgres.create()
+        store = await Store.open(url, MASTER)
+        await change(store, "a")
+        connection = await asyncpg.connect(url)
+        await connection.execute("CREATE ROLE stranger LOGIN")
+        stranger = url.replace("entrepot@", "stranger@")
+        nowhere = url.replace("?", "-gone?")
+        for refused, says in ((stranger, "permission denied"), (nowhere, "does not exist")):
+            with pytest.raises(Error, match=f"the database refuses .*{says}") as caught:
+                await Store.open(refused, MASTER)
+            assert caught.value.code is Code.NOT_READY
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await connection.close()
+        fresh = await Store.open(url, MASTER)  # as after a failover to a standby that is none yet
+        with pytest.raises(Error, match=r"the database refuses .*read-only") as caught:
+            await change(fresh, "b")
+        assert caught.value.code is Code.NOT_READY
+        await fresh.close()
+        await store.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://x:pw@127.0.0.1:pw/y", "the database's URL cannot be read"),
+        ("postgresql://x:pw@127.0.0.1/y?sslmode=some", "the database does not answer .*sslmode"),
+    ],
+)
+def test_an_url_that_cannot_be_read_is_said_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(Error, match=says) as caught:
+        asyncio.run(Store.open(url, MASTER))
+    assert caught.value.code is Code.NOT_READY
+    assert "pw" not in str(caught.value)

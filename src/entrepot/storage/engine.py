@@ -26,8 +26,9 @@ _CONNECT_S = 10
 _COMMAND_S = 60
 _POOL = 8
 
-# PostgreSQL's SQLSTATE: connection exception, insufficient resources, the server is stopped or starts.
-_ENDING = ("08", "53", "57P")
+# PostgreSQL's SQLSTATE: connection exception, a standby that only reads, a login or a database that is unknown, what
+# the role may not do, insufficient resources, the server is stopped or starts or ended a statement, its disk fails.
+_ENDING = ("08", "25006", "28", "3D", "42501", "53", "57", "58")
 
 # INVARIANT: what a statement that fails was given, which is tenants' records, stands in no log: `hide_parameters`.
 FAULTS = (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -82,12 +83,21 @@ def _sqlite(path: Path) -> AsyncEngine:
 def _postgresql(url: str) -> AsyncEngine:
     async def connect() -> asyncpg.Connection[Any]:
         # asyncpg reads the URL as libpq does: sslmode, host=/run/postgresql, several hosts, a password file.
-        return await asyncpg.connect(
-            url,
-            timeout=_CONNECT_S,
-            command_timeout=_COMMAND_S,
-            server_settings={"synchronous_commit": "on", "application_name": "entrepot"},
-        )
+        try:
+            return await asyncpg.connect(
+                url,
+                timeout=_CONNECT_S,
+                command_timeout=_COMMAND_S,
+                server_settings={"synchronous_commit": "on", "application_name": "entrepot"},
+            )
+        except asyncpg.InterfaceError:
+            raise
+        except ValueError:  # what it says may hold part of the password
+            raise Error(
+                Code.NOT_READY,
+                "the database's URL cannot be read: write `postgresql://USER:PASSWORD@HOST:PORT/NAME`, with other than "
+                "letters and digits in the password percent-encoded",
+            ) from None
 
     return create_async_engine(
         "postgresql+asyncpg://",
@@ -123,4 +133,6 @@ def lost(exc: BaseException) -> bool:
 def unavailable(exc: BaseException, what: str) -> Error:
     cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
     reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-    return Error(Code.NOT_READY, f"the database does not answer ({reason}); {what}", retry_after_s=1)
+    state = str(getattr(cause, "sqlstate", None) or "08")
+    problem = "does not answer" if state.startswith("08") else "refuses"
+    return Error(Code.NOT_READY, f"the database {problem} ({reason}); {what}", retry_after_s=1)
