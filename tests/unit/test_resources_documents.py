@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from world_texts import WORLD
 
+from entrepot.management.arm.catalogue import Catalogue, Served
 from entrepot.resources import model as declared
 from entrepot.resources.checking import check_world
 from entrepot.resources.documents import Document, Reading, body_of, documents_of, milliseconds, timestamp
@@ -367,3 +368,22 @@ def test_bodies_leave_defaults_out() -> None:
     assert body_of("operator", declared.Operator("a", "A", "JP")) == {
         "properties": {"legalName": "A", "territory": "JP"}
     }
+
+
+def test_a_deployment_says_whose_model_it_is_as_the_control_plane_does() -> None:
+    world = demo_world()
+    of = {model for upstream in world.upstreams for model in upstream.models}
+    for provider, told, expected in (("meta", None, "meta"), ("deepseek", None, "DeepSeek"), ("meta", "xai", "xAI")):
+        upstreams = tuple(msgspec.structs.replace(each, provider=provider) for each in world.upstreams)
+        models = tuple(declared.Model(*model.split("@"), provider=told) for model in sorted(of))
+        found = documents_of(msgspec.structs.replace(world, upstreams=upstreams, models=models))
+        deployments = [each.body["properties"]["model"] for each in found if each.kind == "deployment"]
+        assert deployments
+        catalogue = Catalogue(
+            {each.name: each for each in world.regions},
+            tuple(Served(each.region, each.provider, tuple(each.models)) for each in upstreams),
+            {each.name: each.body["properties"] for each in found if each.kind == "model"},
+        )
+        for model in deployments:
+            assert model["format"] == expected
+            assert catalogue.find("southeastasia", expected, model["name"], model["version"]) is not None

@@ -95,6 +95,13 @@ def _credential(value: Any, path: Path, key: str | int, sheet: Sheet) -> str:
 
 
 _READERS: Final[Mapping[Any, Reader]] = {values.instant: _instant, values.credential: _credential}
+_FORMATS: Final = {
+    "openai": "OpenAI",
+    "microsoft": "Microsoft",
+    "deepseek": "DeepSeek",
+    "xai": "xAI",
+    "anthropic": "Anthropic",
+}
 _COMPUTED: Final = frozenset({"provisioningState"})
 
 
@@ -358,7 +365,7 @@ def body_of(kind: str, struct: msgspec.Struct) -> dict[str, Any]:
     """The document's body of a struct, without what it has from elsewhere: name, keys, deployments, its contract."""
     written = _written(struct, _FORMS[kind])
     if kind == "deployment":
-        model = {"format": "OpenAI", "name": written.pop("model"), "version": written.pop("version")}
+        model = {"name": written.pop("model"), "version": written.pop("version")}
         sku = {"name": written.pop("sku", "Standard"), "capacity": written.pop("capacity", 1)}
         return {"sku": sku, "properties": {"model": model}}
     body: dict[str, Any] = {}
@@ -427,11 +434,12 @@ def documents_of(world: declared.World) -> list[Document]:
         found.append(Document("subscription", subscription_id(subscription.id), subscription.id, body))
     groups: dict[str, Document] = {}
     accounts: list[Document] = []
+    providers = _providers(world)
     for account in world.accounts:
         group = group_id(account.subscription, account.resource_group)
         body = {"location": account.location, "properties": {}}
         groups.setdefault(group.lower(), Document("resourceGroup", group, account.resource_group, body))
-        accounts += _account_documents(account)
+        accounts += _account_documents(account, providers)
     return [*found, *groups.values(), *accounts]
 
 
@@ -439,15 +447,28 @@ def _access(kind: str, name: str, struct: msgspec.Struct) -> Document:
     return Document(kind, access_id(kind, name), name, body_of(kind, struct))
 
 
-def _account_documents(account: declared.Account) -> list[Document]:
+def _account_documents(account: declared.Account, providers: Mapping[str, str]) -> list[Document]:
     own = account_id(account.subscription, account.resource_group, account.name)
-    return [
-        Document("account", own, account.name, body_of("account", account)),
-        *(
-            Document("deployment", deployment_id(own, each.name), each.name, body_of("deployment", each))
-            for each in account.deployments
-        ),
-    ]
+    found = [Document("account", own, account.name, body_of("account", account))]
+    for each in account.deployments:
+        body = body_of("deployment", each)
+        body["properties"]["model"]["format"] = model_format(providers.get(f"{each.model}@{each.version}", "openai"))
+        found.append(Document("deployment", deployment_id(own, each.name), each.name, body))
+    return found
+
+
+def model_format(provider: str) -> str:
+    """What Azure calls whose model it is; of a provider that Azure has no word for, its name."""
+    return _FORMATS.get(provider, provider)
+
+
+def _providers(world: declared.World) -> dict[str, str]:
+    """Whose model each `name@version` is: as its own row says, else the first by name of those that serve it."""
+    found: dict[str, str] = {}
+    for upstream in sorted(world.upstreams, key=lambda each: each.provider):
+        for model in upstream.models:
+            found.setdefault(model, upstream.provider)
+    return found | {f"{each.name}@{each.version}": each.provider for each in world.models if each.provider is not None}
 
 
 def _contracts(world: declared.World) -> dict[str, declared.Subscription]:

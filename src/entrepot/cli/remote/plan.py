@@ -382,7 +382,11 @@ class _Planning:
         there: Mapping[str, Any] = held.document.body if held is not None else {}
         found = differences({key: there.get("sku", {}).get(key) for key in sku}, sku, "sku.")
         of = there.get("properties", {}).get("model", {})
-        found += differences({key: of.get(key) for key in model}, model, "model.")
+        named = {key: model[key] for key in ("name", "version")}  # the rest is the control plane's to say
+        if changed := differences({key: of.get(key) for key in named}, named, "model."):
+            found += changed
+        elif held is not None:
+            model = of
         rest = {key: each for key, each in there.get("properties", {}).items() if key != "deploymentState"}
         body = {**_envelope(held), "sku": {**there.get("sku", {}), **sku}, "properties": {**rest, "model": model}}
         name = f"{document.id.split('/')[8]}/{document.name}"

@@ -9,17 +9,11 @@ import msgspec
 
 from entrepot.management.arm import quota
 from entrepot.resources.candidates import candidate_regions
+from entrepot.resources.documents import model_format
 from entrepot.resources.model import Region, Sku
 
 SKUS: tuple[Sku, ...] = get_args(Sku)
 DEFAULT_CAPACITY = 10
-_FORMATS = {
-    "openai": "OpenAI",
-    "microsoft": "Microsoft",
-    "deepseek": "DeepSeek",
-    "xai": "xAI",
-    "anthropic": "Anthropic",
-}
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -93,7 +87,7 @@ class Catalogue(msgspec.Struct, frozen=True):
         return Offer(
             name,
             version,
-            _FORMATS.get(provider, provider),
+            model_format(provider),
             provider,
             tuple(sku for sku in SKUS if sku in here),
             default,
