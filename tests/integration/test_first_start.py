@@ -22,6 +22,7 @@ from entrepot.management.control import Control
 from entrepot.management.first import Place, administrator, begin, listen_at, renew_token_key
 from entrepot.management.issuing import TOKEN_KEY
 from entrepot.management.roles import OWNER
+from entrepot.management.running import Options, run
 from entrepot.resources.ids import SETTINGS, access_id
 from entrepot.storage import EVERYTHING, MasterKey
 
@@ -37,6 +38,21 @@ async def control(folder: Path, name: str = "control") -> AsyncIterator[Control]
         yield opened
     finally:
         await opened.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"territory": "Japan"}, "`--territory`: `Japan` is no territory"),
+        ({"data_url": "api.example"}, "`--data-url`: `api.example` is no `http://` or `https://` URL"),
+        ({"data_url": "https://api.example?x=1"}, "`--data-url`"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_written(tmp_path: Path, given: dict[str, str], says: str) -> None:
+    options = Options(data=tmp_path / "data", listen="127.0.0.1:0", **given)  # type: ignore[arg-type]
+    with pytest.raises(Error, match=says):
+        asyncio.run(run(options, MasterKey(bytes(32)), lambda *_: None))
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_first_start_makes_a_usable_beginning_and_the_second_nothing(tmp_path: Path) -> None:

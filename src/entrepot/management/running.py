@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import ssl
@@ -32,6 +33,7 @@ from entrepot.management.showing import show
 from entrepot.projections.follower import Follower
 from entrepot.resources.ids import access_id
 from entrepot.resources.model import UNKNOWN
+from entrepot.resources.territories import normalise_territory
 from entrepot.storage import EVERYTHING, MasterKey, Row
 from entrepot.storage.projected import Projected
 
@@ -39,6 +41,7 @@ CONTROL_FILE = "control.json"
 TOKEN_FILE = "enrol.token"  # noqa: S105 - the name of a file
 DRAIN_S = 5
 DATABASE = "control.db"
+_DATA_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not bound
 
 log = logging.getLogger(__name__)
@@ -107,6 +110,7 @@ def prepare(data: Path) -> None:
 async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun], None]) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends it at once. Raises Error where it cannot start."""
     os.umask(0o077)  # also for the files of the database
+    _check(options)
     prepare(options.data)
     option = options.option("listen")
     listener = matching(options.given, *_split(options.listen, option)) or _listening(options.listen, option)
@@ -182,6 +186,17 @@ def _until_signalled(server: uvicorn.Server, control: Control) -> None:
         asyncio.get_running_loop().add_signal_handler(signum, stop)
 
 
+def _check(options: Options) -> None:
+    """What would only be found out when something was written already. Raises Error."""
+    territory, url = options.territory, options.data_url
+    if territory != UNKNOWN and normalise_territory(territory) is None:
+        fix = f"write an ISO 3166-1 code such as `JP`, or `{UNKNOWN}`"
+        raise Error(Code.BAD_REQUEST, f"`--territory`: `{territory}` is no territory; {fix}")
+    if url is not None and not _DATA_URL.fullmatch(url):
+        fix = "write such as `https://api.example`"
+        raise Error(Code.BAD_REQUEST, f"`--data-url`: `{url}` is no `http://` or `https://` URL; {fix}")
+
+
 async def _gateway(control: Control, site: Site, options: Options) -> Site:
     """Where calls are sent to; with `local_gateway` also a token for the gateway beside us, if it needs one."""
     row: Row | None
@@ -197,7 +212,9 @@ async def _gateway(control: Control, site: Site, options: Options) -> Site:
         if not (folder / "control.json").exists():
             token, _ = await make_token(control, ITSELF, GATEWAY)
             _write(folder / TOKEN_FILE, token.encode())
-    return msgspec.structs.replace(site, data_url=options.data_url or f"http://{_reachable(listen)}")
+    return msgspec.structs.replace(
+        site, data_url=(options.data_url or "").rstrip("/") or f"http://{_reachable(listen)}"
+    )
 
 
 def _settled(options: Options, field: str) -> str | None:
