@@ -309,7 +309,8 @@ class Control:
                 self.problem = None
             except Exception as error:
                 if self.problem != str(error):
-                    log.exception("the control plane cannot keep up", extra={"fields": {"problem": str(error)}})
+                    fields, trace = {"problem": str(error)}, not isinstance(error, Error)
+                    log.error("the control plane cannot keep up", exc_info=trace, extra={"fields": fields})
                 self.problem = str(error)
 
     async def _look(self) -> None:

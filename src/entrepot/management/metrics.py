@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.management.control import Control
 from entrepot.management.http import control_of, peer_of, route
@@ -25,7 +24,9 @@ CATALOGUE: Final = {
     "entrepot_control_ready": Description("gauge", "1 while changes can be made."),
     "entrepot_control_revision": Description("gauge", "Number of the last change that is published."),
     "entrepot_gateway_seen_seconds": Description(
-        "gauge", "Since the gateway asked this control plane last; one that never did has no series.", ("gateway",)
+        "gauge",
+        "Since the gateway asked this control plane last, or since it began; only of the enrolled.",
+        ("gateway",),
     ),
     "entrepot_gateway_behind_seconds": Description(
         "gauge", "Since what the gateway does not run yet was published; 0 while it runs the newest.", ("gateway",)
@@ -69,13 +70,16 @@ async def _metrics(request: Request) -> Response:
 
 def _of_gateways(metrics: Metrics, control: Control, refused: dict[str, str]) -> None:
     publisher = control.publisher
-    metrics.set("entrepot_control_ready", control.ready)
+    metrics.set("entrepot_control_ready", control.ready and control.problem is None)
     metrics.set("entrepot_control_revision", publisher.revision.n)
-    for name in publisher.gateways:
+    now_s = time.monotonic()
+    for name, gateway in publisher.gateways.items():
         metrics.set("entrepot_shipping_refused", name in refused, (name,))
         seen = publisher.seen(name)
+        if gateway.secret is not None:  # one that never asked is silent since this process began, not unknown
+            since_s = publisher.begun_s if seen is None else seen.at_s
+            metrics.set("entrepot_gateway_seen_seconds", now_s - since_s, (name,))
         if seen is not None:
-            metrics.set("entrepot_gateway_seen_seconds", (wall_clock_ms() - seen.at_ms) / 1_000, (name,))
             metrics.set("entrepot_gateway_ready", seen.ready, (name,))
             metrics.set("entrepot_gateway_behind_seconds", publisher.behind_ms(seen) / 1_000, (name,))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -47,6 +48,7 @@ class Seen(msgspec.Struct, frozen=True):
     peer: str
     trust: str = ""
     """The digest of what it believes."""
+    at_s: float = msgspec.field(default_factory=time.monotonic)
 
 
 class Publisher:
@@ -63,6 +65,7 @@ class Publisher:
         self._seen: dict[str, Seen] = {}
         self._times: deque[tuple[Revision, int]] = deque(maxlen=KEPT)
         self._released = False
+        self.begun_s = time.monotonic()
         self.trust = ""
         """The digest of what gateways are to believe."""
 

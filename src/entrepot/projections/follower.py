@@ -76,12 +76,15 @@ class Follower:
 
     async def run(self, poll_s: float = 1.0) -> None:
         """Until it is cancelled."""
+        told = ""
         while True:
             try:
                 self.taken += await self.follow()
-                self.done_s = time.monotonic()
+                self.done_s, told = time.monotonic(), ""
             except Error as error:
-                log.error("the follower cannot go on", extra={"fields": {"problem": error.message}})
+                if error.message != told:
+                    log.error("the follower cannot go on", extra={"fields": {"problem": error.message}})
+                told = error.message
             except Exception:  # must survive what a ledger's files may hold
                 log.exception("the follower failed")
                 await asyncio.sleep(self.again_s)
