@@ -333,6 +333,31 @@ def test_with_the_database_away_gateways_are_told_by_the_keys_that_are_known(
     asyncio.run(work())
 
 
+def test_what_gateways_believe_is_looked_at_again_whatever_became_of_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entrepot.management.believed.AGAIN_S", 0.0)
+    looks = 0
+
+    class Failing(Believed):
+        async def look(self) -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 3:
+                raise asyncio.CancelledError
+            raise RuntimeError("a statement that is wrong")
+
+    async def work() -> None:
+        store = await Store.open(f"sqlite:///{tmp_path}/control.db", MasterKey(bytes(32)))
+        watching = Failing(None, Keyring(store, tmp_path))  # type: ignore[arg-type]
+        with pytest.raises(asyncio.CancelledError):
+            await watching.watch()
+        await store.close()
+
+    asyncio.run(work())
+    assert looks == 3
+
+
 def test_an_authority_is_taken_in_steps_that_may_be_cut_short(tmp_path: Path) -> None:
     folder = tmp_path / "ca"
     with pytest.raises(Error, match="there is no"):

@@ -34,7 +34,10 @@ class Believed:
     async def watch(self) -> None:
         """Until it is cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # must survive whatever a change may raise: nobody else would look again
+                log.exception("what gateways believe could not be looked at; it is tried again")
             await asyncio.sleep(AGAIN_S)
 
     async def look(self) -> None:

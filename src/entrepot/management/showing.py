@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 
@@ -39,5 +40,9 @@ async def show(context: ssl.SSLContext, issued: Issued) -> None:
 
 def _mark(issued: Issued) -> Mark:
     """Another one when a file is written anew, which makes it another file; nothing of one that is not there."""
-    stats = (each.stat() for each in (issued.certificate, issued.key) if each.exists())
-    return tuple((stat.st_ino, stat.st_mtime_ns) for stat in stats)
+    found = []
+    for each in (issued.certificate, issued.key):
+        with contextlib.suppress(OSError):
+            stat = each.stat()
+            found.append((stat.st_ino, stat.st_mtime_ns))
+    return tuple(found)
