@@ -65,6 +65,7 @@ def test_units_start_what_there_is_and_let_it_write_its_folder_only(path: Path, 
     data = words[words.index("--data") + 1]
     assert data == f"/var/lib/{service['StateDirectory']}"
     assert (service["ProtectSystem"], service["UMask"], service["DynamicUser"]) == ("strict", "0077", "yes")
+    assert (service["Restart"], unit["Unit"].get("StartLimitIntervalSec")) == ("always", "0")  # else not for long
     verify = shutil.which("systemd-analyze")
     if verify is not None:  # nothing else of systemd is needed
         copy = tmp_path / path.name
