@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,13 @@ from typer.testing import CliRunner, Result
 
 from entrepot.cli import command_line
 from entrepot.ledger import store
+from entrepot.ledger.files import Files
 from entrepot.ledger.frames import erased, recorded, records
+from entrepot.ledger.keys import find_signer
 from entrepot.ledger.log import Batch, Places
 from entrepot.ledger.receipt import receipt_of
-from entrepot.ledger.verify import main
-from ledgers import LOG, NAME, ORIGIN, decision, outcome, write
+from entrepot.ledger.verify import Checkpoint, main
+from ledgers import LOG, NAME, NOW_MS, ORIGIN, decision, outcome, write
 
 KEY = "keys/entrepot.example_gateway-1.vkey"
 
@@ -131,12 +136,43 @@ def test_there_is_no_receipt_of_a_name_that_no_folder_has(data: Path) -> None:
 
 def test_a_checkpoint_that_was_kept_must_still_hold(data: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    kept.write_text(run("ledger", "checkpoint", "--data", data).stdout.removesuffix("\n"))
+    kept.write_text(run("ledger", "checkpoint", "--data", data).stdout)
+    assert kept.read_bytes() == (data / "ledger" / LOG / "checkpoint").read_bytes()
     write(data).close()
     run("ledger", "verify", data / "ledger", "--key", data / KEY, "--since", kept)
     kept.write_text(kept.read_text().replace("\n7\n", "\n6\n"))
     said = run("ledger", "verify", data / "ledger", "--key", data / KEY, "--since", kept, status=1).stdout
     assert "the signed text was changed" in said
+
+
+def test_checkpoints_of_many_logs_and_days_are_kept_in_one_file(data: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    run("ledger", "erase", "--data", data, "--before", "2027-01-01")  # in a log of its own
+    first = run("ledger", "checkpoint", "--data", data).stdout
+    write(data).close()
+    kept.write_text(f"{first}\n{run('ledger', 'checkpoint', '--data', data).stdout}\n")
+    assert kept.read_text().count("\n— ") == 4
+    run("ledger", "verify", data / "ledger", "--key", data / KEY, "--since", kept)
+    assert main(["log", str(data / "ledger"), "--key", str(data / KEY), "--since", str(kept)]) == 0
+
+    other = tmp_path / "other"  # the same key, and another history
+    (other / "keys").mkdir(parents=True)
+    for path in (data / "keys").iterdir():
+        (other / "keys" / path.name).write_bytes(path.read_bytes())
+    write(other).close()
+    said = run("ledger", "verify", other / "ledger", "--key", data / KEY, "--since", kept, status=1).stdout
+    assert f"{LOG}: it was cut back: 2 entries are signed, 9 were" in said
+    assert f"the log `{NAME}/erasure/2026-11/0` of the earlier checkpoint is not here" in said
+
+
+def test_both_checkpoints_of_one_size_must_hold(data: Path, tmp_path: Path) -> None:
+    checkpoint = data / "ledger" / LOG / "checkpoint"
+    (tmp_path / "kept").write_bytes(checkpoint.read_bytes())
+    forged = Checkpoint(ORIGIN, 7, bytes(32))
+    checkpoint.write_bytes(find_signer(data, NAME, Files()).sign(str(forged)))
+    for since in ([], ["--since", tmp_path / "kept"]):
+        said = run("ledger", "verify", data / "ledger", "--key", data / KEY, *since, status=1).stdout
+        assert "do not have the root that the checkpoint signs" in said
 
 
 def test_entries_are_chosen_and_exported(data: Path) -> None:
@@ -153,9 +189,79 @@ def test_entries_are_chosen_and_exported(data: Path) -> None:
     assert run("ledger", "show", "--data", data, "--rule", "TERR-01").stdout.count("\n") == 1
     assert run("ledger", "show", "--data", data, "--since", "2027-01-01").stdout == ""
     assert run("ledger", "show", "--data", data, "--until", "2026-11-18T00:00:00Z").stdout == ""
+    assert run("ledger", "show", "--data", data, "--until", "1970-01-01").stdout == ""
     run("ledger", "show", "--data", data, "--since", "yesterday", status=2)
     run("ledger", "show", "--data", data, "--decision", "maybe", status=2)
     run("ledger", "show", "--data", data / "elsewhere", status=2)
+
+
+def test_outcomes_come_with_their_decisions_whenever_they_came(tmp_path: Path) -> None:
+    writer = write(tmp_path)
+    (early, private), (late, other) = decision(0), decision(1_000)
+    writer.append(Batch([early, late], [private, other]))
+    writer.append(Batch([outcome(f"{ORIGIN}/1", 1_500), outcome(f"{ORIGIN}/2", 2_000)], [None, None]))
+    writer.close()
+    day = [datetime.fromtimestamp((NOW_MS + after) / 1_000, UTC).isoformat() for after in (0, 500, 1_600)]
+
+    def places(*arguments: str) -> list[int]:
+        lines = run("ledger", "export", "--data", tmp_path, "--account", "kanto", *arguments).stdout.splitlines()
+        same = run("ledger", "export", "--data", tmp_path, *arguments).stdout.splitlines()
+        assert [each for each in same if "opened" not in each and "closed" not in each] == lines
+        return [json.loads(each)["index"] for each in lines]
+
+    assert places("--until", day[1]) == [1, 3]
+    assert places("--since", day[1]) == [2, 4]
+    assert places("--since", day[1], "--until", day[2]) == [2, 4]
+    assert places("--since", day[2]) == []
+
+
+def test_a_log_that_the_list_names_and_that_is_gone_is_no_small_sum(data: Path) -> None:
+    run("ledger", "erase", "--data", data, "--account", "kanto", "--end-user", "user-7")
+    pack = data / "own.toml"
+    pack.write_text('[pack]\nid = "own"\n')
+    (data / "ledger" / LOG).rename(data / "elsewhere")
+    wrong = f"the log `{ORIGIN}` is in the list of logs, but it is missing"
+    assert "erasure" in run("ledger", "show", "--data", data, status=1).stdout, "the others are shown"
+    for command in ("ledger show", "ledger export", "ledger tail", "ledger checkpoint", "usage", "usage check"):
+        assert wrong in run(*command.split(), "--data", data, status=1).stderr, command
+    assert wrong in run("policy", "replay", pack, "--ledger", data / "ledger", status=1).stderr
+    assert wrong in run("ledger", "erase", "--data", data, "--before", "2027-01-01", status=1).stderr
+
+
+def test_a_folder_without_a_ledger_has_no_sums(data: Path) -> None:
+    pack = data / "own.toml"
+    pack.write_text('[pack]\nid = "own"\n')
+    said = run("policy", "replay", pack, "--ledger", data, status=2)
+    assert "is a data folder" in " ".join(said.output.replace("│", " ").split())
+    assert "there is no ledger in" in run("policy", "replay", pack, "--ledger", data / "keys", status=2).stderr
+    (data / "unmounted" / "ledger").mkdir(parents=True)
+    for command in ("ledger show", "usage", "usage check"):
+        said = run(*command.split(), "--data", data / "unmounted", status=2)
+        assert "there is no ledger in" in " ".join(said.output.replace("│", " ").split())
+
+
+def test_what_does_not_belong_there_is_named(data: Path) -> None:
+    (data / "ledger" / LOG / "copy.entries").touch()
+    for command in ("ledger show", "usage", "ledger erase --before 2027-01-01"):
+        assert "copy.entries` does not belong there" in run(*command.split(), "--data", data, status=1).stderr
+    (data / "ledger" / LOG / "copy.entries").unlink()
+    (data / "ledger" / LOG / "checkpoint").unlink()
+    assert "No such file" in run("ledger", "checkpoint", "--data", data, status=1).stderr
+    (data / "ledger" / "logs").write_bytes(b"\xff")
+    assert "2 " not in run("usage", "--data", data).stderr, "the list's order is all that is taken from it"
+
+
+@pytest.mark.parametrize("command", ["show", "export", "export --format csv", "checkpoint"])
+def test_output_that_cannot_be_written_is_no_word_on_the_ledger(data: Path, command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "entrepot", "ledger", *command.split(), "--data", str(data)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, "the output cannot be written: No space left on device\n")
 
 
 def test_tail_gives_the_last_ones(data: Path) -> None:
@@ -172,6 +278,9 @@ def test_erasing(data: Path) -> None:
     erase(status=2)
     erase("--account", "kanto", status=2)
     erase("--before", "2027-01-01", "--account", "kanto", status=2)
+    erase("--before", "2027-01-01", "--end-user", "user-7", status=2)
+    erase("--before", "2027-01-01", "--account", "kanto", "--end-user", "user-7", status=2)
+    erase("--before", "2027-01-01", "--basis", "\udcff", status=2)
     assert "personal data of 0 entries" in erase("--account", "far", "--end-user", "user-7")
     assert "personal data of 1 entry" in erase("--account", "kanto", "--end-user", "user-7", "--basis", "asked for")
     assert "personal data of 2 entries" in erase("--before", "2027-01-01", "--key", NAME)

@@ -6,11 +6,11 @@ import csv
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import typer
@@ -23,11 +23,13 @@ from entrepot.ledger.disclosed import disclosed
 from entrepot.ledger.entries import Personal
 from entrepot.ledger.erase import erase as erase_personal
 from entrepot.ledger.faults import LedgerRefused
-from entrepot.ledger.read import folders_of
+from entrepot.ledger.read import all_folders_of, is_ledger
 from entrepot.ledger.select import COLUMNS, Choice, Row, chosen, follow
 from entrepot.ledger.verify import CHECKPOINT, LIST, SEGMENT, Unproved, check, summary
 
 app = typer.Typer(add_completion=False)
+
+One = TypeVar("One")
 
 Data = Annotated[
     Path | None, typer.Option(help="The gateway's data folder; by default that of the environment.", file_okay=False)
@@ -51,7 +53,8 @@ def verify(
     ],
     key: KeyOption,
     since: Annotated[
-        Path | None, typer.Option(metavar="CHECKPOINT", help="An earlier checkpoint that must still hold.", exists=True)
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="A file of earlier checkpoints that must still hold.", exists=True),
     ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="Compare personal data with what entries commit to.")
@@ -61,7 +64,7 @@ def verify(
 
     Exit status: 0 proved; 1 not proved, with everything that is wrong; 2 wrong usage.
     """
-    _refuse_data_folder(folder)
+    refuse_data_folder(folder)
     if private and any(folder.glob(SEGMENT)):
         raise typer.BadParameter("--private needs the whole ledger: what was erased stands in a log of its own")
     verifier = key_of(key)
@@ -103,9 +106,9 @@ def show(
 ) -> None:
     """Print entries, one a line, for people."""
     choice = _choice(account, decision, rule, since, until)
-    with _reading(_folder(data)) as ledger:
-        for row in chosen(ledger, choice):
-            print(_line(row))
+    ledger = _folder(data)
+    for row in _reading(ledger, chosen(ledger, choice)):
+        print(_line(row))
 
 
 @app.command()
@@ -119,8 +122,9 @@ def tail(
 ) -> None:
     """Print the last entries, and those that come."""
     choice = _choice(account, decision, rule, None, None)
-    with _reading(_folder(data)) as ledger, suppress(KeyboardInterrupt):
-        for row in follow(ledger, choice, number, keep_on):
+    ledger = _folder(data)
+    with suppress(KeyboardInterrupt):
+        for row in _reading(ledger, follow(ledger, choice, number, keep_on)):
             print(_line(row), flush=True)
 
 
@@ -136,23 +140,28 @@ def export(  # noqa: PLR0913, PLR0917 - one argument an option
 ) -> None:
     """Write entries to standard output: JSON lines with the whole entries, or CSV with a line for each."""
     choice = _choice(account, decision, rule, since, until)
-    with _reading(_folder(data)) as ledger:
-        rows = chosen(ledger, choice)
-        if form is Format.JSONL:
-            for row in rows:
-                head = msgspec.json.encode({"log": row.read.origin, "index": row.read.number})
-                sys.stdout.buffer.write(head[:-1] + b',"entry":' + row.read.entry + b"}\n")
-            return
-        table = csv.writer(sys.stdout, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows(row.cells() for row in rows)
+    ledger = _folder(data)
+    rows = _reading(ledger, chosen(ledger, choice))
+    if form is Format.JSONL:
+        for row in rows:
+            head = msgspec.json.encode({"log": row.read.origin, "index": row.read.number})
+            sys.stdout.buffer.write(head[:-1] + b',"entry":' + row.read.entry + b"}\n")
+        return
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(COLUMNS)
+    table.writerows(row.cells() for row in rows)
 
 
 @app.command()
 def checkpoint(data: Data = None) -> None:
-    """Print the last signed checkpoint of each log. Kept elsewhere, they prove later that nothing was taken back."""
-    for log in folders_of(_folder(data)):
-        print((log / CHECKPOINT).read_text(encoding="utf-8"))
+    """Print the last signed checkpoint of each log. Kept elsewhere, they prove later that nothing was taken back:
+
+    give the whole output, or any one of them, to `entrepot ledger verify --since`.
+    """
+    ledger = _folder(data)
+    notes = ((log / CHECKPOINT).read_text(encoding="utf-8") for log in all_folders_of(ledger))
+    for number, note in enumerate(_reading(ledger, notes)):
+        print("\n" * bool(number) + note, end="")
 
 
 @app.command()
@@ -168,8 +177,11 @@ def erase(
 
     Gateways may run meanwhile. That it was done is an entry itself. Exit status 1: not everything could be erased.
     """
-    if (before is None) == (account is None or end_user is None) or (before is not None and account is not None):
+    one_user, given = account is not None and end_user is not None, account is not None or end_user is not None
+    if one_user == (before is not None) or given != one_user:
         raise typer.BadParameter("name --account and --end-user, or --before")
+    if any(0xD800 <= ord(letter) < 0xE000 for letter in basis):
+        raise typer.BadParameter("the text of --basis is no UTF-8")
     before_ms = _instant(before, "--before")
 
     def choose(whose: str, at_ms: int, personal: Personal) -> bool:
@@ -184,20 +196,17 @@ def erase(
     print(f"erased the personal data of {count} {'entry' if count == 1 else 'entries'}")
 
 
-@contextmanager
-def _reading(ledger: Path) -> Iterator[Path]:
+def _reading(ledger: Path, rows: Iterator[One]) -> Iterator[One]:
     """What cannot be read ends the command with status 1, after what stands before it."""
     try:
-        yield ledger
-    except BrokenPipeError:
-        raise
-    except (Unproved, msgspec.DecodeError, OSError) as wrong:
+        yield from rows
+    except (Unproved, msgspec.DecodeError, OSError, UnicodeDecodeError) as wrong:
         sys.stdout.flush()
         print(f"the ledger in `{ledger}` cannot be read on: {wrong}; see `entrepot ledger verify`", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
-def _refuse_data_folder(folder: Path) -> None:
+def refuse_data_folder(folder: Path) -> None:
     """The data folder is what other commands are given."""
     inner = folder / "ledger"
     if inner.is_dir() and not any(any(folder.glob(one)) for one in (LIST, CHECKPOINT, SEGMENT)):
@@ -206,7 +215,7 @@ def _refuse_data_folder(folder: Path) -> None:
 
 def _folder(data: Path | None) -> Path:
     folder = Config.load(data).data / "ledger"
-    if not folder.is_dir():
+    if not is_ledger(folder):
         raise typer.BadParameter(f"there is no ledger in `{folder.parent}`")
     return folder
 

@@ -10,7 +10,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from entrepot.cli.usage import instant, reading
+from entrepot.cli.ledger import refuse_data_folder
+from entrepot.cli.usage import fail, instant, reading
+from entrepot.ledger.read import is_ledger
 from entrepot.policy import PolicyInvalid, Program, parse, shipped, shipped_names
 from entrepot.policy import compile as compile_packs
 from entrepot.projections.replay import Flip, Replay
@@ -41,6 +43,9 @@ def replay(
     or that release cannot be had; 2 for wrong usage.
     """
     window = Window(instant(since, "--since"), instant(until, "--until"))
+    refuse_data_folder(ledger)
+    if not is_ledger(ledger):
+        fail(f"there is no ledger in `{ledger}`")
     program = _program(folder)
     found = Replay(program, window)
     with reading(ledger) as logs:

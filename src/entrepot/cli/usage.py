@@ -18,6 +18,7 @@ from rich.table import Table
 
 from entrepot.cli.budgets import budgets
 from entrepot.config import Config
+from entrepot.ledger.read import is_ledger
 from entrepot.ledger.verify import Unproved
 from entrepot.policy import shipped, shipped_names
 from entrepot.projections import refusals as refused
@@ -176,7 +177,7 @@ def _count_refusals(ledger: Path, window: Window, by: list[str], form: str) -> N
 
 @app.command()
 def check(context: typer.Context, data: Data = None) -> None:
-    """Prove that the sums by every grouping are those of the entries, and that every call has exactly one outcome.
+    """Prove that the sums by every grouping are those of all entries, and that every call has exactly one outcome.
 
     Calls in progress have none yet: check while nothing is served, or expect them. Exit status 1 with a finding.
     """
@@ -197,7 +198,7 @@ app.command()(budgets)
 def folder_of(data: Path | None) -> Path:
     """The ledger in a data folder."""
     folder = Config.load(data).data / "ledger"
-    if not folder.is_dir():
+    if not is_ledger(folder):
         fail(f"there is no ledger in `{folder.parent}`")
     return folder
 

@@ -13,8 +13,7 @@ from entrepot.ledger.entries import Erasure, Opened, commitment_of, decode
 from entrepot.ledger.erase import ranges
 from entrepot.ledger.frames import Record, is_erased, private_file, records
 from entrepot.ledger.log import OPENED
-from entrepot.ledger.read import covered, entries_of, folders_of
-from entrepot.ledger.verify import SEGMENT
+from entrepot.ledger.read import covered, entries_of, folders_of, segments_of
 
 ERASURE = b'{"erasure":'
 
@@ -78,7 +77,7 @@ def disclosed(ledger: Path) -> Disclosed:
 def _compare(
     folder: Path, origin: str, size: int, found: Disclosed, said: dict[str, set[int]], lost: dict[str, set[int]]
 ) -> _Log:
-    log, firsts = _Log(bytearray(size)), sorted(int(path.stem) for path in folder.glob(SEGMENT))
+    log, firsts = _Log(bytearray(size)), [first for first, _ in segments_of(folder)]
     there: dict[int, tuple[Record, bool]] = {}
     for read in entries_of(folder):
         if read.number >= size:

@@ -13,11 +13,11 @@ from zlib import crc32
 from entrepot.clock import wall_clock_ms
 from entrepot.ledger.entries import Decision, Erased, Erasure, Personal, Refusals, decode, disclose, encode, plain
 from entrepot.ledger.files import Files
-from entrepot.ledger.frames import RECORD, Record, records, settled
+from entrepot.ledger.frames import RECORD, Record, private_file, records, settled
 from entrepot.ledger.keys import find_signer
 from entrepot.ledger.log import Batch
-from entrepot.ledger.read import entries_of, folders_of
-from entrepot.ledger.verify import PRIVATE, SEGMENT, read_header
+from entrepot.ledger.read import all_folders_of, entries_of, segments_of
+from entrepot.ledger.verify import SEGMENT, read_header
 from entrepot.ledger.writer import open_writer
 
 # Account, arrival in ms, personal data → whether it goes.
@@ -35,12 +35,12 @@ def plan(ledger: Path, choose: Choice) -> Plan:
     """Reads all side files and the entries beside them."""
     chosen: dict[Path, list[Record]] = {}
     logs: list[Erased] = []
-    for log in folders_of(ledger):
+    for log in all_folders_of(ledger):
         indices: list[int] = []
-        for segment in sorted(log.glob(SEGMENT)):
-            path = log / PRIVATE / f"{segment.stem}.private"
+        for first, _ in segments_of(log):
+            path = private_file(log, first)
             there = {r.number: r for r in records(path.read_bytes()) if r.private} if path.exists() else {}
-            for read in entries_of(log, int(segment.stem)) if there else ():
+            for read in entries_of(log, first) if there else ():
                 record = there.pop(read.number, None)
                 if record is not None and record.private is not None and _goes(read.entry, record.private, choose):
                     chosen.setdefault(path, []).append(record)
@@ -48,8 +48,8 @@ def plan(ledger: Path, choose: Choice) -> Plan:
                 if not there:
                     break
         if indices:
-            first = min(log.glob(SEGMENT))
-            logs.append(Erased(ranges(indices), read_header(first.read_bytes())[0]))
+            begin = min(log.glob(SEGMENT))
+            logs.append(Erased(ranges(indices), read_header(begin.read_bytes())[0]))
     return Plan(chosen, tuple(logs))
 
 

@@ -27,17 +27,49 @@ class Read(NamedTuple):
     entry: bytes
 
 
+def is_ledger(folder: Path) -> bool:
+    """Whether there is anything of one, or of one log."""
+    return any(any(folder.glob(one)) for one in (LIST, CHECKPOINT, SEGMENT, f"*/{SEGMENT}"))
+
+
 def folders_of(ledger: Path) -> list[Path]:
     """The logs of a folder in the order of the list, those that it does not name last; or the one log that it is."""
     if any(ledger.glob(SEGMENT)):
         return [ledger]
+    order = _listed(ledger)
     there = sorted(path for path in ledger.glob("[!.]*") if path.is_dir())
-    try:
-        lines = (ledger / LIST).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        lines = []
-    order = {folder_name(line.split(" ")[0]): at for at, line in enumerate(lines)}
     return sorted(there, key=lambda path: order.get(path.name, len(order)))
+
+
+def all_folders_of(ledger: Path) -> Iterator[Path]:
+    """The same, for who is to miss none. Raises Unproved, after the last, where one that the list names is not there.
+
+    That the list names all that there were is for `verify` to prove.
+    """
+    listed = {} if any(ledger.glob(SEGMENT)) else _listed(ledger)  # first: what it names is there by then
+    folders = folders_of(ledger)
+    yield from folders
+    if missing := sorted(listed.keys() - {path.name for path in folders}):
+        raise Unproved(f"the log `{missing[0].replace('_', '/')}` is in the list of logs, but it is missing")
+
+
+def segments_of(log: Path) -> list[tuple[int, Path]]:
+    """First entry and file of each, in their order. Raises Unproved where a file has the name of none."""
+    found = []
+    for path in sorted(log.glob(SEGMENT)):
+        if not (path.stem.isascii() and path.stem.isdecimal()):
+            raise Unproved(f"`{path}` does not belong there")
+        found.append((int(path.stem), path))
+    return found
+
+
+def _listed(ledger: Path) -> dict[str, int]:
+    """The folders that the list names, in its order; nothing of it is proved."""
+    try:
+        lines = (ledger / LIST).read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].split("\n")
+    except FileNotFoundError:
+        return {}
+    return {folder_name(line.split(" ")[0]): at for at, line in enumerate(lines[1:]) if line}
 
 
 def entries_of(log: Path, start: int = 0) -> Iterator[Read]:
@@ -48,11 +80,11 @@ def entries_of(log: Path, start: int = 0) -> Iterator[Read]:
     """
     # The checkpoint is read first: what it covers is in the files by then.
     origin, signed = covered(log)
-    segments = sorted(log.glob(SEGMENT))
+    segments = segments_of(log)
     size = 0
-    for at, path in enumerate(segments):
-        if at + 1 < len(segments) and int(segments[at + 1].stem) <= start:
-            size = int(segments[at + 1].stem)
+    for at, (_, path) in enumerate(segments):
+        if at + 1 < len(segments) and segments[at + 1][0] <= start:
+            size = segments[at + 1][0]
             continue
         data = path.read_bytes()
         try:
@@ -85,8 +117,8 @@ def covered(log: Path) -> tuple[str, int]:
 def personal_of(log: Path) -> dict[int, Personal]:
     """The personal data of a log that was not erased, by index."""
     found: dict[int, Personal] = {}
-    for segment in sorted(log.glob(SEGMENT)):
-        path = private_file(log, int(segment.stem))
+    for first, _ in segments_of(log):
+        path = private_file(log, first)
         for record in records(path.read_bytes()) if path.exists() else ():
             if record.private is not None:
                 found[record.number] = disclose(record.private)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from entrepot.ledger.entries import KINDS, Decision, Entry, Outcome, decode, plain
-from entrepot.ledger.read import Read, entries_of, folders_of
+from entrepot.ledger.read import Read, all_folders_of, entries_of
 
 POLL_S = 0.2
 COLUMNS = (
@@ -36,13 +36,16 @@ COLUMNS = (
 
 
 class Choice(NamedTuple):
-    """What to choose; None leaves a part open. Outcomes are chosen with their decisions."""
+    """What to choose; None leaves a part open. Outcomes are chosen with their decisions, whenever they came."""
 
     account: str | None = None
     admitted: bool | None = None
     rule: str | None = None
     since_ms: int | None = None
     until_ms: int | None = None
+
+
+EVERYTHING = Choice()
 
 
 class Row(NamedTuple):
@@ -76,7 +79,7 @@ def row_of(read: Read) -> Row:
 def chosen(ledger: Path, choice: Choice) -> Iterator[Row]:
     """All entries of a folder that are chosen, log by log."""
     decided: set[str] = set()
-    for log in folders_of(ledger):
+    for log in all_folders_of(ledger):
         for read in entries_of(log):
             row = row_of(read)
             if _fits(row, choice, decided):
@@ -98,7 +101,7 @@ def follow(ledger: Path, choice: Choice, last: int, keep_on: bool) -> Iterator[R
 
 
 def _fresh(ledger: Path, seen: dict[Path, int]) -> Iterator[Row]:
-    for log in folders_of(ledger):
+    for log in all_folders_of(ledger):
         for read in entries_of(log, seen.get(log, 0)):
             seen[log] = read.number + 1
             yield row_of(read)
@@ -107,17 +110,21 @@ def _fresh(ledger: Path, seen: dict[Path, int]) -> Iterator[Row]:
 def _fits(row: Row, choice: Choice, decided: set[str]) -> bool:
     """`decided` holds the decisions chosen so far, whose outcomes are chosen with them."""
     entry = row.entry
-    if isinstance(entry, Outcome) and choice[:3] != (None, None, None):
+    if isinstance(entry, Outcome) and choice != EVERYTHING:
         if entry.decision not in decided:
             return False
         decided.discard(entry.decision)
         return True
-    if not (choice.since_ms or 0) <= entry.at_ms < (choice.until_ms or 1 << 60):
+    if choice.since_ms is not None and entry.at_ms < choice.since_ms:
         return False
-    if choice[:3] == (None, None, None):
-        return True
+    if choice.until_ms is not None and entry.at_ms >= choice.until_ms:
+        return False
     if not isinstance(entry, Decision):
-        return choice[1:3] == (None, None) and getattr(entry, "account", None) == choice.account
+        return choice[:3] == (None, None, None) or (
+            choice[1:3] == (None, None) and getattr(entry, "account", None) == choice.account
+        )
+    if choice == EVERYTHING:
+        return True
     about = plain(row.read.entry)["decision"]
     fits = (
         choice.account in {None, about["client"].get("account")}

@@ -170,10 +170,14 @@ def open_checkpoint(note: bytes, key: Key) -> Checkpoint:
     """Raises Unproved unless `key` signed it and the log is one of the key's: its origin is below the key's name."""
     checkpoint = read_checkpoint(open_note(note, key))
     if not f"{checkpoint.origin}/".startswith(f"{key.name}/"):
-        raise Unproved(
-            f"the checkpoint is of the log `{checkpoint.origin}`, which is not below the key's name `{key.name}`"
-        )
+        raise Unproved(f"the checkpoint is of `{checkpoint.origin}`, which is not below the key's name `{key.name}`")
     return checkpoint
+
+
+def open_checkpoints(notes: bytes, key: Key) -> list[Checkpoint]:
+    """Of a file that holds one or several, with a blank line between each and the next."""
+    parts = notes.rstrip(b"\n").split(b"\n\n")
+    return [open_checkpoint(b"\n\n".join(parts[at : at + 2]) + b"\n", key) for at in range(0, len(parts), 2)]
 
 
 def read_checkpoint(text: str) -> Checkpoint:
@@ -374,7 +378,7 @@ class Report:
 class Verification:
     """Verifies the logs of a folder one after the other. `progress` is told how many bytes were read."""
 
-    def __init__(self, key: Key, since: Checkpoint | None = None, progress: Progress | None = None) -> None:
+    def __init__(self, key: Key, since: Sequence[Checkpoint] = (), progress: Progress | None = None) -> None:
         self._key = key
         self._since = since
         self._progress = progress or (lambda _: None)
@@ -420,16 +424,15 @@ class Verification:
         if folder.name != folder_name(signed.origin):
             report.failures.append(f"its checkpoint is that of the log `{signed.origin}`")
             return report
-        wanted = {signed.size: ("the checkpoint", signed)}
-        if self._since is not None and self._since.origin == signed.origin:
-            if self._since.size > signed.size:
-                report.failures.append(f"it was cut back: {signed.size} entries are signed, {self._since.size} were")
-            wanted[self._since.size] = ("the earlier checkpoint", self._since)
-        self._read(folder, report, sorted(wanted))
-        for size, (what, checkpoint) in wanted.items():
+        earlier = [one for one in self._since if one.origin == signed.origin]
+        if earlier and (most := max(one.size for one in earlier)) > signed.size:
+            report.failures.append(f"it was cut back: {signed.size} entries are signed, {most} were")
+        wanted = [("the checkpoint", signed), *(("the earlier checkpoint", one) for one in earlier)]
+        self._read(folder, report, sorted({checkpoint.size for _, checkpoint in wanted}))
+        for what, (_, size, root) in wanted:
             if size > report.tree.size:
                 report.failures.append(f"entries {report.tree.size} to {size - 1} are missing: {what} covers them")
-            elif report.roots[size] != checkpoint.root:
+            elif report.roots[size] != root:
                 report.failures.append(
                     f"the first {size} entries do not have the root that {what} signs:"
                     " an entry was changed, replaced, added, removed or put in another order"
@@ -441,16 +444,13 @@ class Verification:
         for path in sorted(folder.iterdir()):
             if not (path.match(SEGMENT) or path.name in {CHECKPOINT, PRIVATE} or path.name.startswith(".")):
                 report.failures.append(f"the file `{path.name}` does not belong there")
-        segments = sorted(folder.glob(SEGMENT))
-        for path in segments:
+        for path in sorted(folder.glob(SEGMENT)):
             data = path.read_bytes()  # not mapped: a writer may cut the file meanwhile
             try:
                 self._read_segment(path, data, report, wanted)
-            except Unproved as wrong:
-                report.failures.append(f"segment `{path.name}`: {wrong}")
-                break
-            except ValueError:
-                report.failures.append(f"segment `{path.name}`: its header is damaged")
+            except (Unproved, ValueError) as wrong:
+                what = wrong if isinstance(wrong, Unproved) else "its header is damaged"
+                report.failures.append(f"segment `{path.name}`: {what}")
                 break
             self._progress(len(data))
         report.roots |= {size: report.tree.root() for size in wanted if size == report.tree.size}
@@ -501,9 +501,9 @@ class Verification:
                 self.failures.append(f"the log `{report.ended}`, which continues `{origin}`, is missing")
 
     def check_since(self) -> None:
-        logs = (report.checkpoint.origin for report in self.reports.values() if report.checkpoint is not None)
-        if self._since is not None and self._since.origin not in logs:
-            self.failures.append(f"the log `{self._since.origin}` of the earlier checkpoint is not here")
+        here = {report.checkpoint.origin for report in self.reports.values() if report.checkpoint is not None}
+        for origin in sorted({one.origin for one in self._since} - here):
+            self.failures.append(f"the log `{origin}` of the earlier checkpoint is not here")
 
     def open_calls(self) -> int:
         return sum(map(len, self.calls.open.values()))
@@ -589,7 +589,7 @@ def prove_receipt(path: Path, key: Key) -> list[str]:
 
 def check(folder: Path, key: Key, since: Path | None = None, progress: Progress | None = None) -> Verification:
     """Verify a folder of logs, or one log."""
-    ledger = Verification(key, open_checkpoint(since.read_bytes(), key) if since else None, progress)
+    ledger = Verification(key, open_checkpoints(since.read_bytes(), key) if since else (), progress)
     one_log = (folder / CHECKPOINT).exists() or any(folder.glob(SEGMENT))
     (ledger.check_log if one_log else ledger.check_folder)(folder)
     ledger.check_since()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from entrepot.ledger.read import Read, entries_of, folders_of
+from entrepot.ledger.read import Read, all_folders_of, entries_of, folders_of
 from entrepot.ledger.verify import FRAME, SEGMENT
 
 # Called with bytes that were read, now and then.
@@ -17,7 +17,7 @@ _TOLD_EVERY = 1 << 20
 class Logs:
     """Iterating reads everything from the start, log by log, each in the order of its entries.
 
-    Raises Unproved where entries are damaged or missing; a log that is gone as a whole only `verify` can tell.
+    Raises Unproved where entries are damaged or missing, or a log that the list names.
     """
 
     def __init__(self, ledger: Path, progress: Progress | None = None) -> None:
@@ -29,7 +29,7 @@ class Logs:
         return sum(path.stat().st_size for log in folders_of(self.ledger) for path in log.glob(SEGMENT))
 
     def __iter__(self) -> Iterator[Read]:
-        for log in folders_of(self.ledger):
+        for log in all_folders_of(self.ledger):
             yield from self._log(log)
 
     def _log(self, log: Path) -> Iterator[Read]:
