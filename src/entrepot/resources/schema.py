@@ -43,7 +43,7 @@ _RESOURCE_GROUP = values.form(
     "use letters, digits, `.`, `_`, `-` and parentheses, at most 90, no final dot",
 )
 _LOG_NAME = values.form(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a log name", "use letters, digits, `.`, `_` and `-`, at most 64 of them"
+    r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", "a log name", "use letters, digits, `.` and `-`, at most 64 of them"
 )
 _CURRENCY = values.form(r"[A-Z]{3}", "a currency", 'write an ISO 4217 code such as `"USD"`')
 _OWNER_TEXT = Key(values.text)
