@@ -32,8 +32,8 @@ lint: setup ## format, lint, types, layers, file sizes
 test: setup setup-tests ## all tests, JOBS files at a time: they wait for processes more than they work
 	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-wheel: setup ## a wheel whose hot modules are compiled (needs a C compiler), in dist/
-	ENTREPOT_COMPILE=1 $(UV) build --quiet --wheel
+wheel: setup ## a wheel whose hot modules are compiled (needs GCC; some minutes), in dist/
+	ENTREPOT_COMPILE=pgo $(UV) build --quiet --wheel
 
 test-compiled: wheel setup-tests ## the tests over real processes and formats, on the compiled wheel
 	UV_PROJECT_ENVIRONMENT=.venv-compiled $(UV) sync --frozen --quiet --extra demo --no-install-project

@@ -212,14 +212,18 @@ def distribution_python() -> str:
 def install_entrepot() -> None:
     """The wheel as it is released, hot modules compiled, in an environment of its own."""
     uv = find_uv()
-    source = [*sorted((HERE.parent / "src").rglob("*.py")), HERE.parent / "hatch_build.py"]
+    source = [
+        *sorted((HERE.parent / "src").rglob("*.py")),
+        HERE.parent / "hatch_build.py",
+        HERE.parent / "tools" / "exercise.py",
+    ]
     python = distribution_python()
     parts = [python.encode(), *(path.read_bytes() for path in [*source, HERE.parent / "uv.lock"])]
     digest = hashlib.sha256(b"".join(parts)).hexdigest()
     stamp = environment("entrepot") / "source.sha256"
     if stamp.exists() and stamp.read_text() == digest:
         return
-    print(f"building entrepot for {python} (a minute) …", file=sys.stderr, flush=True)
+    print(f"building entrepot for {python} (five minutes) …", file=sys.stderr, flush=True)
     wheels, requirements = STATE / "wheel", STATE / "run" / "entrepot.txt"
     shutil.rmtree(wheels, ignore_errors=True)
     requirements.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +245,7 @@ def quietly(*command: str) -> None:
         capture_output=True,
         text=True,
         cwd=HERE.parent,
-        env=os.environ | {"ENTREPOT_COMPILE": "1"},
+        env=os.environ | {"ENTREPOT_COMPILE": "pgo"},
     )
     if done.returncode:
         raise MissingError(f"`{' '.join(command)}` failed:\n{done.stderr[-2000:]}")
