@@ -296,6 +296,10 @@ def test_settings_keep_the_issuer(served: Plane) -> None:
     assert answer.json()["properties"]["warnDays"] == 10
     assert admin.delete(at).status_code == 405
     assert admin.put(f"{ROOT}/settings/other", json={"properties": {}}).status_code == 400
+    for url, status in (("redis://x:pw@store", 400), ("unix:///s?password=pw", 400), ("env:STORE", 200)):
+        answer = admin.patch(at, json={"properties": {"limitStore": {"url": url}}})
+        assert answer.status_code == status, answer.text
+        assert "pw" not in answer.text  # everybody reads settings
     assert admin.patch(at, json={"properties": {"warnDays": -1}}).status_code in {400, 409}
 
 

@@ -157,6 +157,25 @@ def told(found: Plan) -> list[tuple[str, str, str]]:
     return [(step.verb, step.kind, step.name) for step in found.steps]
 
 
+def test_all_gateways_share_the_store_of_limits_and_one_has_its_access_log() -> None:
+    world = whole()
+    gateway = msgspec.structs.replace(
+        world.gateway, limit_store=declared.LimitStore("env:STORE"), access_log="on", workers=2
+    )
+    changed = msgspec.structs.replace(world, gateway=gateway)
+
+    def sent(found: Plan) -> dict[str, Any]:
+        steps = [step for step in found.steps if step.kind in ("settings", "gateway")]
+        return {step.kind: step.requests[0].body["properties"] for step in steps}  # type: ignore[index]
+
+    bodies = sent(planned(changed, world))
+    assert bodies["settings"]["limitStore"] == {"url": "env:STORE"}
+    assert bodies["gateway"] == {"accessLog": "on", "workers": 2}
+    fresh = sent(planned(changed))
+    assert (fresh["settings"], fresh["gateway"]["accessLog"]) == (bodies["settings"], "on")
+    assert "limitStore" not in fresh["gateway"]  # it would go before what others share
+
+
 def with_organization(world: World, **changed: Any) -> World:
     first, *rest = world.organizations
     return msgspec.structs.replace(world, organizations=(msgspec.structs.replace(first, **changed), *rest))

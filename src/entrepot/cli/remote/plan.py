@@ -48,8 +48,10 @@ STAGES: Final = (
     *(f"delete {kind}" for kind in LAST_GONE),
 )
 # Keys of `[gateway]` that all gateways of an instance share; the others are one gateway's own.
-_SHARED: Final = ("originHeader", "trustedProxies", "dataDomain", "geo", "limits")
+_SHARED: Final = ("originHeader", "trustedProxies", "dataDomain", "geo", "limits", "limitStore")
 _OWN: Final = ("territory", "workers")
+# A gateway's own as well, but as they are where a world does not say them.
+_OWN_IF_SAID: Final = ("accessLog", "tls")
 
 
 class Difference(NamedTuple):
@@ -219,13 +221,14 @@ class _Planning:
         name = self.world.gateway.log_name
         id_ = access_id("gateway", name)
         held = self.state.of_kind("gateway").get(id_.lower())
-        own = {key: given[key] for key in _OWN if key in given}
+        kept = [key for key in _OWN_IF_SAID if key in given]
+        own = {key: given[key] for key in (*_OWN, *kept) if key in given}
         if held is None:
             first = {key: each for key, each in given.items() if key not in (*_SHARED, "logName")}
             body = {"properties": first}
             self._step(Document("gateway", id_, name, body), None, (), Request("PUT", id_, body, ""))
             return
-        before = {key: held.properties[key] for key in _OWN if key in held.properties}
+        before = {key: held.properties[key] for key in (*_OWN, *kept) if key in held.properties}
         if before.get("territory") == declared.UNKNOWN and "territory" not in own:
             before.pop("territory")
         if found := differences(before, own):

@@ -132,6 +132,11 @@ async def _settings(write: Write) -> str | None:
     if type(days) is not int or not 0 <= days <= 3_650:
         fix = "expected a whole number of days, from 0 to 3650"
         _refuse("settings", write, [Detail("InvalidProperty", fix, "properties.warnDays")])
+    store = write.properties.get("limitStore")
+    url = store.get("url") if isinstance(store, dict) else None
+    if isinstance(url, str) and ("@" in url or "password=" in url):
+        fix = "it has a password, and everybody reads settings; write `env:NAME`, which is looked up at each gateway"
+        _refuse("settings", write, [Detail("InvalidProperty", fix, "properties.limitStore.url")])
     return None
 
 
