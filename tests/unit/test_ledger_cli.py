@@ -21,6 +21,7 @@ from entrepot.ledger.keys import find_signer
 from entrepot.ledger.log import Batch, Places
 from entrepot.ledger.receipt import receipt_of
 from entrepot.ledger.verify import Checkpoint, main
+from entrepot.ledger.writer import open_writer
 from ledgers import LOG, NAME, NOW_MS, ORIGIN, decision, outcome, write
 
 KEY = "keys/entrepot.example_gateway-1.vkey"
@@ -269,6 +270,15 @@ def test_tail_gives_the_last_ones(data: Path) -> None:
     assert len(said) == 2
     assert "outcome" in said[0]
     assert f"{ORIGIN}/6 closed" in said[1]
+
+
+def test_tail_gives_the_last_ones_of_all_logs(data: Path) -> None:
+    files = Files()
+    open_writer(data, f"{NAME}/w1", find_signer(data, NAME, files), files, lambda: NOW_MS - 1).close()
+    said = run("ledger", "tail", "--data", data, "-n", "3").stdout.splitlines()
+    assert [line.split()[1] for line in said] == [f"{ORIGIN}/4", f"{ORIGIN}/5", f"{ORIGIN}/6"]
+    said = run("ledger", "tail", "--data", data, "-n", "8").stdout.splitlines()
+    assert [line.split()[1] for line in said] == [f"{NAME}/w1/2026-11/0/1", *(f"{ORIGIN}/{at}" for at in range(7))]
 
 
 def test_erasing(data: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from heapq import merge
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,14 +88,14 @@ def chosen(ledger: Path, choice: Choice) -> Iterator[Row]:
 
 
 def follow(ledger: Path, choice: Choice, last: int, keep_on: bool) -> Iterator[Row]:
-    """The last entries that are chosen, then, if asked, those that are appended from now on."""
+    """The last entries that are chosen, of all logs, then, if asked, those that are appended from now on."""
     decided: set[str] = set()
     seen: dict[Path, int] = {}
-    kept: deque[Row] = deque(maxlen=last)
+    kept: dict[str, deque[Row]] = {}
     for row in _fresh(ledger, seen):
         if _fits(row, choice, decided):
-            kept.append(row)
-    yield from kept
+            kept.setdefault(row.read.origin, deque(maxlen=last)).append(row)
+    yield from deque(merge(*kept.values(), key=lambda row: row.entry.at_ms), maxlen=last)
     while keep_on:
         time.sleep(POLL_S)
         yield from (row for row in _fresh(ledger, seen) if _fits(row, choice, decided))
