@@ -7,6 +7,7 @@ write, else the model's default. What it did not use is given back at the end.
 from __future__ import annotations
 
 import logging
+import math
 from typing import NamedTuple
 
 import msgspec
@@ -230,11 +231,13 @@ def expected(call: Call, terms: Terms) -> tuple[int, int]:
 
 
 def whole(value: msgspec.Raw | None) -> int | None:
-    """A number of tokens; None for what is none: the upstream judges it."""
+    """A number of tokens, at most MOST_TOKENS; None for what is none: the upstream judges it."""
     if value is None:
         return None
     text = bytes(value)
-    return int(text) if text.isdigit() and len(text) < 10 else None
+    if text.isdigit() and len(text) < 10:
+        return int(text)
+    return math.ceil(min(float(text), MOST_TOKENS)) if text[:1].isdigit() else None  # `1e6`, `1000.0`: some take it
 
 
 def worth(price: Price | None, spent: list[Usage]) -> int:
