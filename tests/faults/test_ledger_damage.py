@@ -16,7 +16,8 @@ from entrepot.ledger.frames import frame, header, header_end
 from entrepot.ledger.keys import Signer, find_signer
 from entrepot.ledger.read import entries_of
 from entrepot.ledger.verify import BATCH, ENTRY, Checkpoint, Tree, check, leaf_hash, walk
-from ledgers import LOG, NAME, ORIGIN, decisions, findings, key_of, small, some_log, verified, write
+from entrepot.ledger.writer import open_writer
+from ledgers import LOG, NAME, NOW_MS, ORIGIN, decisions, findings, key_of, small, some_log, verified, write
 
 FIRST = "00000000.entries"
 
@@ -42,6 +43,20 @@ def reopened(data: Path) -> str:
     except LedgerRefused as refused:
         return str(refused)
     return ""
+
+
+def test_what_a_refusal_advises_leads_to_no_second_history_of_a_log(quick: Path) -> None:
+    """Under the name that it had, another ledger would have the origins and the key of the one that was moved away."""
+    some_log(quick, (1,))
+    (quick / "ledger" / LOG).rename(quick / "away")
+    advice = reopened(quick)
+    assert "move the ledger's folder away and give the gateway another `log_name`" in advice
+    (quick / "ledger").rename(quick / "evidence")
+    other, files = NAME.replace("gateway-1", "gateway-2"), Files()
+    begun = open_writer(quick, other, find_signer(quick, other, files), files, lambda: NOW_MS)
+    assert begun.log.origin == ORIGIN.replace("gateway-1", "gateway-2")
+    begun.close()
+    assert check(quick / "ledger", find_signer(quick, other, files).key).findings() == []
 
 
 def test_every_bit_of_a_closed_log_counts(quick: Path) -> None:

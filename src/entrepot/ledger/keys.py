@@ -35,8 +35,8 @@ def find_signer(data: Path, name: str, files: Files) -> Signer:
     if not secret.exists():
         if public.exists():
             raise LedgerRefused(
-                f"the private key `{secret}` is missing, but `{public}` was handed out; restore it, or remove"
-                " the verifier key and give the gateway another `log_name`"
+                f"the private key `{secret}` is missing, but `{public}` was handed out; restore it, or move"
+                " the ledger's folder away and give the gateway another `log_name`"
             )
         _make(secret, files)
     try:

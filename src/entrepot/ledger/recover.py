@@ -38,7 +38,8 @@ from entrepot.ledger.verify import (
 
 WHAT_NOW = (
     "nothing was changed; restore the log's folder from a copy that verifies (`entrepot ledger verify`),"
-    " or keep it as evidence: move the ledger's folder away, and the gateway begins a new one"
+    " or keep it as evidence: move the ledger's folder away and give the gateway another `log_name`, and it begins a"
+    " new one. Under the name that it had, the new logs would be called like the old ones"
 )
 
 # So many entries before the last checkpoint are hashed anew at a start. Of those before them a start takes the derived
