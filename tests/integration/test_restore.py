@@ -79,6 +79,8 @@ def test_a_lost_control_plane_comes_back(tmp_path: Path) -> None:
             stack.enter_context(process(log, "serving ", *gateway, "--enrol", answer.json()["token"]))
             until(lambda: follows(client, "edge-1"), "the gateway's report")
             put(client, "/providers/Entrepot.Access/providers/kept", {})
+        shipped = data / "shipped" / "edge-1"
+        until((shipped / "ledger" / "logs").exists, "shipping")
         # Taken while all is running.
         told = entrepot("storage", "backup", str(tmp_path / "backup"), "--data", str(data), "--private")
         assert re.search(r"[1-9]\d* entries of ledgers, verified", told)
@@ -101,6 +103,9 @@ def test_a_lost_control_plane_comes_back(tmp_path: Path) -> None:
             "ledger", "verify", str(old / "ledger"), "--key", str(old / "keys" / "control.vkey"), "--private"
         )
         assert "NOT PROVED" not in verified
+        # What was shipped is in it too, with its key: the gateway may be lost as well.
+        assert (edge / "keys" / "edge-1.vkey").read_bytes() == (shipped / "keys" / "edge-1.vkey").read_bytes()
+        assert not check(shipped / "ledger", find_key(str(shipped / "keys" / "edge-1.vkey"))).findings()
         stack.enter_context(process(log, "managing on ", *control))
         (data / "admin.secret").write_text(secret)
         with manage(data, url) as client:

@@ -140,6 +140,8 @@ def _backup(data: Path, target: Path, *, private: bool) -> int:
         entries = 0
         for each in (data / "control", *sorted((data / "gateways").glob("*"))):
             entries += copy_ledger(each, draft / each.relative_to(data), private=private)
+        for each in sorted((data / "shipped").glob("*")):  # all that is left of a gateway that is lost
+            entries += copy_ledger(each, draft / each.relative_to(data))
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

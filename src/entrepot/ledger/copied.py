@@ -36,7 +36,11 @@ def copy_ledger(data: Path, to: Path, *, private: bool = False) -> int:
     if not (ledger / LIST).exists():
         return 0
     note = (ledger / LIST).read_bytes()  # first, so that all that it names is there, with as much of it as it says
-    total = sum(_copy(folder, to / "ledger" / folder.name, keys, private=private) for folder in folders_of(ledger))
+    listed = {folder_name(word) for word in note.decode("utf-8", "replace").split()}
+    total = 0
+    for folder in folders_of(ledger):
+        if folder.name in listed or (folder / CHECKPOINT).exists():  # else one of which nothing is signed yet
+            total += _copy(folder, to / "ledger" / folder.name, keys, private=private)
     Files().replace(to / "ledger" / LIST, note)
     return total
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from entrepot.errors import Code, Error
+from entrepot.ledger.files import Files
 from entrepot.ledger.shipped import Forked, Misplaced, Shipped
 from entrepot.ledger.verify import Key, Unproved, folder_name, read_key
 from entrepot.management.changes import Actor, gateway_id
@@ -80,7 +81,15 @@ class Shipments:
         held = self._held.get(of)
         if held is None:
             held = self._held[of] = Shipped.open(self.folder(of[0]) / of[1], key)
+            self._keep_key(of[0], key)
         return work(held)
+
+    def _keep_key(self, gateway: str, key: Key) -> None:
+        """Beside the copy, as beside any ledger: backups are verified by it, and whoever else has only the folder."""
+        path = self.folder(gateway).parent / "keys" / f"{folder_name(key.name)}.vkey"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            Files().replace(path, f"{key}\n".encode())
 
     def _refused(self, gateway: str, name: str, problem: str) -> Error:
         if self.problems.get(gateway) != problem:
