@@ -67,6 +67,23 @@ def test_a_client_that_leaves_takes_its_upstream_call_with_it(house: House, when
     until(lambda: house.gateway.metric(series) == gone + 3, "they are counted")
 
 
+def test_a_client_that_leaves_at_the_end_of_a_stream_was_served(house: House) -> None:
+    """OpenAI's SDK closes the connection at `[DONE]`, which an upstream may take its time to end."""
+    house.openai.use(Settings(script=(Rule(tokens=2, pace_ms=500),)))
+    series = 'entrepot_calls_total{operation="chat",outcome="%s",status="200"}'
+    served, gone = (house.gateway.metric(series % word) for word in ("served", "client_gone"))
+    abandoned = house.openai.counters.abandoned
+    with raw(house.gateway.data, call_bytes(body_of(stream=True), house.key())) as sock:
+        seen = b""
+        while b"data: [DONE]" not in seen:
+            block = sock.recv(1_000)
+            assert block, seen
+            seen += block
+    until(lambda: house.openai.counters.abandoned > abandoned, "the upstream had not ended it yet")
+    until(lambda: house.gateway.metric(series % "served") == served + 1, "it is counted")
+    assert house.gateway.metric(series % "client_gone") == gone
+
+
 class Firehose:
     """An upstream whose streams never end. It counts what it could send on each connection."""
 

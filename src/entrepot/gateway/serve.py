@@ -134,7 +134,8 @@ class Gateway:
         except Error as error:
             fail(call, error)
         except asyncio.CancelledError:
-            call.client_gone = True
+            # Who was given a stream to its `[DONE]` may leave before the upstream ends it, as OpenAI's SDK does.
+            call.client_gone = call.cut or not call.relayed_events
             raise
         finally:
             result = settle(call, self._books, journal, self._limits, self._clock_ms())
