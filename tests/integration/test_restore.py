@@ -81,6 +81,7 @@ def test_a_lost_control_plane_comes_back(tmp_path: Path) -> None:
             put(client, "/providers/Entrepot.Access/providers/kept", {})
         shipped = data / "shipped" / "edge-1"
         until((shipped / "ledger" / "logs").exists, "shipping")
+        until((shipped / "keys" / "edge-1.vkey").exists, "the key beside what is shipped")
         # Taken while all is running.
         told = entrepot("storage", "backup", str(tmp_path / "backup"), "--data", str(data), "--private")
         assert re.search(r"[1-9]\d* entries of ledgers, verified", told)

@@ -6,6 +6,7 @@ A shipped folder is a copy like any other: `entrepot ledger verify` and the foll
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Callable
@@ -81,15 +82,7 @@ class Shipments:
         held = self._held.get(of)
         if held is None:
             held = self._held[of] = Shipped.open(self.folder(of[0]) / of[1], key)
-            self._keep_key(of[0], key)
         return work(held)
-
-    def _keep_key(self, gateway: str, key: Key) -> None:
-        """Beside the copy, as beside any ledger: backups are verified by it, and whoever else has only the folder."""
-        path = self.folder(gateway).parent / "keys" / f"{folder_name(key.name)}.vkey"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            Files().replace(path, f"{key}\n".encode())
 
     def _refused(self, gateway: str, name: str, problem: str) -> Error:
         if self.problems.get(gateway) != problem:
@@ -110,10 +103,22 @@ def followed(data: Path, publisher: Publisher) -> Callable[[], list[Source]]:
         for name, gateway in publisher.gateways.items():
             folder = data / FOLDER / name / "ledger"
             if folder.is_dir():
-                found += [Source(folder, read_key(key), shipped=True) for key in gateway.ledger_keys]
+                keys = [read_key(key) for key in gateway.ledger_keys]
+                for key in keys:
+                    _keep_key(folder.parent / "keys", key)
+                found += [Source(folder, key, shipped=True) for key in keys]
         return found
 
     return sources
+
+
+def _keep_key(folder: Path, key: Key) -> None:
+    """Beside the copy, as beside any ledger: backups are verified by it, and by whoever has only the folder."""
+    path = folder / f"{folder_name(key.name)}.vkey"
+    if not path.exists():
+        with contextlib.suppress(OSError):  # it is tried again with the next look
+            folder.mkdir(exist_ok=True, mode=0o700)
+            Files().replace(path, f"{key}\n".encode())
 
 
 def routes() -> list[Route]:
