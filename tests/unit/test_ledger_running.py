@@ -160,14 +160,18 @@ def test_without_a_thread_to_be_had_all_that_was_kept_stays(tmp_path: Path, monk
             ledger.start()
             for number in range(20):
                 await call(ledger, number)
-        assert ledger._signing is not None
-        assert not ledger._signing.done()
-        await asyncio.wait_for(ledger.close(), 10)
+            assert ledger._signing is not None
+            assert not ledger._signing.done()
+            await asyncio.wait_for(ledger.close(), 10)
 
     asyncio.run(run())
     report = verified(tmp_path)
     assert (report.findings(), report.calls.decisions, report.calls.outcomes) == ([], 20, 20)
     assert not (tmp_path / "quarantine").exists()
+    assert isinstance(told(tmp_path)[-1], e.Closed), "it is closed in good order"
+    [log] = report.reports.values()
+    assert log.checkpoint is not None
+    assert log.checkpoint.size == log.tree.size
 
 
 @pytest.mark.parametrize("how", HOWS)

@@ -237,14 +237,12 @@ class Ledger:
             self._idle.clear()
             self._send()
             await self._idle.wait()
-        self._jobs.put(None)
-        await asyncio.to_thread(self._writer_thread.join)
         if self._flushes is not None:
             self._flushes.close()
-        try:
-            await asyncio.to_thread(self._writer.close)
-        except OSError as error:
-            log.error("the ledger was not closed in good order", extra={"fields": {"problem": str(error)}})
+        self._idle.clear()
+        self._jobs.put(None)
+        await self._idle.wait()
+        self._writer_thread.join()  # it has ended, or is about to
 
     async def receipt(self, origin: str, index: int) -> bytes | None:
         """The C2SP tlog-proof of an entry, of this or any log in the folder; None until a checkpoint covers it."""
@@ -323,7 +321,7 @@ class Ledger:
         self._written(batch, origin, first, problem)
 
     def _write(self) -> None:
-        """The thread. Waits without a cost; ends on None."""
+        """The thread. Waits without a cost; on None it closes the log and ends: another may not be had by then."""
         assert self._loop is not None
         while (batch := self._jobs.get()) is not None:
             origin, first, failure = "", 0, None
@@ -332,6 +330,12 @@ class Ledger:
             except Exception as error:  # noqa: BLE001 - whatever it is, the calls that wait must be told
                 failure = error
             self._loop.call_soon_threadsafe(self._written, batch, origin, first, failure)
+        try:
+            self._writer.close()
+        except OSError as error:
+            log.error("the ledger was not closed in good order", extra={"fields": {"problem": str(error)}})
+        finally:
+            self._loop.call_soon_threadsafe(self._idle.set)
 
     def _written(self, batch: _Pending, origin: str, first: int, failure: Exception | None) -> None:
         self._writing, self._under_pen = False, None
