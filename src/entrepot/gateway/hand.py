@@ -70,7 +70,16 @@ class Hand:
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
-            channel = await self._start()
+            try:
+                channel = await self._start()
+            except OSError as error:
+                if not self.restarts:
+                    raise
+                # No process, memory or file to be had now: the workers beside it serve on.
+                wait_s = min(wait_s * 2, RESTART_LAST_S)
+                log.error("worker cannot be started", extra={"fields": {"problem": str(error), "again_in_s": wait_s}})
+                await asyncio.sleep(wait_s)
+                continue
             looking = asyncio.create_task(self._look_after())
             try:
                 self._feed_soon()
@@ -219,8 +228,13 @@ class Hand:
         ours, theirs = socket.socketpair()
         fds = (theirs.fileno(), self._listener.fileno())
         command = [sys.executable, "-m", "entrepot.gateway.worker", *map(str, fds), *self._arguments]
-        self._process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
-        theirs.close()
+        try:
+            self._process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._channel = await Channel.over(ours)
         return self._channel
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvloop
@@ -85,7 +85,8 @@ class Worker:
         self._drain_s = 0.0
 
     async def run(self) -> None:
-        tasks = [asyncio.create_task(each) for each in (self._age(), self._note(), self._take_loads())]
+        chores = (every(AGE_S, self._age), every(NOTE_S, self._note), self._take_loads())
+        tasks = [asyncio.create_task(each) for each in chores]
         while (message := await self._channel.receive()) is not None:
             match message:
                 case Part():
@@ -130,13 +131,11 @@ class Worker:
                 await self._load(message, parts)
 
     async def _age(self) -> None:
-        while True:
-            await asyncio.sleep(AGE_S)
-            if self._gateway is not None:
-                self._gateway.age()
-            problem = (await self._reckon()).problem
-            if problem is not None:
-                log.warning("budgets are not compared with the ledger now", extra={"fields": {"problem": problem}})
+        if self._gateway is not None:
+            self._gateway.age()
+        problem = (await self._reckon()).problem
+        if problem is not None:
+            log.warning("budgets are not compared with the ledger now", extra={"fields": {"problem": problem}})
 
     async def _reckon(self) -> Reckoned:
         """Budgets against the ledger. What keeps it from being done passes, or is told elsewhere as well."""
@@ -154,12 +153,10 @@ class Worker:
             await self._channel.send(answer)
 
     async def _note(self) -> None:
-        while True:
-            await asyncio.sleep(NOTE_S)
-            if self._gateway is not None:
-                self._gateway.note()
-            if self._reckoner is not None:
-                self._reckoner.note()
+        if self._gateway is not None:
+            self._gateway.note()
+        if self._reckoner is not None:
+            self._reckoner.note()
 
     async def _load(self, message: Load, parts: list[bytes]) -> None:
         before = self._compiled
@@ -244,6 +241,16 @@ class Worker:
         return Status(
             revision, connections, unhealthy, geo_problem, self._ledger.problem, limits_problem, metrics.report()
         )
+
+
+async def every(pause_s: float, chore: Callable[[], Awaitable[None]]) -> None:
+    """Until it is cancelled: calls go on without it, so nobody would see that it had ended."""
+    while True:
+        await asyncio.sleep(pause_s)
+        try:
+            await chore()
+        except Exception:  # an edge: it is due again
+            log.exception("what is due now and then failed; it is tried again")
 
 
 def compile_next(before: Compiled | None, parts: list[bytes]) -> Compiled | None:
