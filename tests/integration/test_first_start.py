@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,10 +47,12 @@ async def control(folder: Path, name: str = "control") -> AsyncIterator[Control]
         ({"territory": "Japan"}, "`--territory`: `Japan` is no territory"),
         ({"data_url": "api.example"}, "`--data-url`: `api.example` is no `http://` or `https://` URL"),
         ({"data_url": "https://api.example?x=1"}, "`--data-url`"),
+        ({"data_listen": "nope", "local_gateway": True}, "`--listen`: `nope` is no `HOST:PORT`"),
+        ({"admin_listen": "127.0.0.1:70000"}, "`--admin-listen`: `127.0.0.1:70000` is no `HOST:PORT`"),
     ],
 )
-def test_wrong_options_are_told_before_anything_is_written(tmp_path: Path, given: dict[str, str], says: str) -> None:
-    options = Options(data=tmp_path / "data", listen="127.0.0.1:0", **given)  # type: ignore[arg-type]
+def test_wrong_options_are_told_before_anything_is_written(tmp_path: Path, given: dict[str, Any], says: str) -> None:
+    options = Options(data=tmp_path / "data", listen="127.0.0.1:0", **given)
     with pytest.raises(Error, match=says):
         asyncio.run(run(options, MasterKey(bytes(32)), lambda *_: None))
     assert not (tmp_path / "data").exists()

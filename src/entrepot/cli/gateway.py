@@ -48,7 +48,7 @@ def _address(text: str | None) -> str | None:
     try:
         return None if text is None else values.listener(text, (), "", Sheet())
     except Mistake as mistake:
-        raise typer.BadParameter(f"{mistake}; give one such as 127.0.0.1:8080 or \\[::1]:8080") from None
+        raise typer.BadParameter(f"{mistake}; give one such as 127.0.0.1:8080 or [::1]:8080") from None
 
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that serve; overrides `\\[gateway] workers`.")]

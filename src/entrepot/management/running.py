@@ -189,6 +189,9 @@ def _until_signalled(server: uvicorn.Server, control: Control) -> None:
 def _check(options: Options) -> None:
     """What would only be found out when something was written already. Raises Error."""
     territory, url = options.territory, options.data_url
+    for field in ("data_listen", "admin_listen"):
+        if (where := getattr(options, field)) is not None:
+            _split(where, options.option(field))
     if territory != UNKNOWN and normalise_territory(territory) is None:
         fix = f"write an ISO 3166-1 code such as `JP`, or `{UNKNOWN}`"
         raise Error(Code.BAD_REQUEST, f"`--territory`: `{territory}` is no territory; {fix}")
