@@ -107,12 +107,14 @@ def test_an_upstream_that_ends_without_done_is_told_of(house: House) -> None:
 def test_a_stream_that_breaks_off_ends_in_an_error(house: House, fault: Any, after: int, path: str) -> None:
     house.openai.use(Settings(script=(Rule(fault=fault, after=after, pace_ms=10),)))
     before = house.gateway.metric('entrepot_calls_total{operation="chat",outcome="cut",status="200"}')
+    told = house.gateway.metric('entrepot_errors_total{code="upstream_cut"}')
     data = events(stream(house, path))
     assert len(data) == after + 1
     error = json.loads(data[-1])["error"]
     assert error["message"] == CUT
     assert error["code"] == ("upstream_cut" if path == CHAT else "BadGateway")
     assert house.gateway.metric('entrepot_calls_total{operation="chat",outcome="cut",status="200"}') == before + 1
+    assert house.gateway.metric('entrepot_errors_total{code="upstream_cut"}') == told + 1
     assert (house.gateway.events[-1]["event"], house.gateway.events[-1]["upstream"]) == ("upstream broke off", "main")
 
 

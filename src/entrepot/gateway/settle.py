@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from msgspec import UNSET
 
+from entrepot.errors import Code
 from entrepot.gateway.call import Call
 from entrepot.gateway.journal import Journal
 from entrepot.gateway.limiting import Limiting
@@ -25,6 +26,7 @@ STAGES: Final = ("admit", "ledger", "upstream")
 DEPLOYMENTS: Final = 1_000
 """So many deployments have series of their own in a worker."""
 OTHER: Final = "*other*"
+_CUT: Final = Code.UPSTREAM_CUT.label
 
 
 class Tally:
@@ -133,7 +135,7 @@ def settle(call: Call, books: Books, journal: Journal | None, limits: Limiting, 
     if call.held is not None:
         limits.settle(call, spent_in(call), at_ms)
     error = call.error
-    code = None if error is None else error.code.label
+    code = error.code.label if error is not None else _CUT if result == "cut" else None
     if call.deployment is not None and call.account is not None:
         books.deployment(call.account.given.name, call.deployment.name, result if error is None else error.name)
     tally = books.book((call.operation, result, call.status, code))
