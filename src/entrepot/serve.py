@@ -94,7 +94,14 @@ class Child:
         pause_s = RESTART_FIRST_S
         while True:
             begun = time.monotonic()
-            status = await self._run(sign)
+            status: int | str
+            try:
+                status = await self._run(sign)
+            except OSError as error:
+                if not self._ready.is_set():
+                    self._ended.set()
+                    raise
+                status = str(error)  # no process to be had now
             if self._stopping or not self._ready.is_set():
                 break
             if time.monotonic() - begun >= STEADY_S:
@@ -222,5 +229,7 @@ def _tell(plan: Plan, managing: str, serving: str, *, fresh: bool) -> None:
         print(f"metrics      {urls[1]}/metrics")  # noqa: T201
     secret = plan.data / "admin.secret"
     if fresh:
-        print(f"secret       {secret.read_text(encoding='utf-8')} (administrator; kept in {secret})")  # noqa: T201
+        # To a person only: what a supervisor is told stands in its log for good.
+        shown = f"{secret.read_text(encoding='utf-8')} " if sys.stdout.isatty() else ""
+        print(f"secret       {shown}(administrator; kept in {secret})")  # noqa: T201
     print(f'next         eval "$(entrepot az-setup --data {plan.data})"', flush=True)  # noqa: T201
