@@ -295,7 +295,8 @@ def test_the_short_commands(line: Line, tmp_path: Path) -> None:
     assert "there is no role" in line.run("role", "assign", "King", "administrator", status=2)
     assert "administrator" in line.run("role", "list")
     assert "--enrol enrol-edge-" in line.run("gateways", "enrol", "edge", "--territory", "SG")
-    assert "edge" in line.run("gateways")
+    (row,) = [each.split() for each in line.run("gateways").splitlines() if each.startswith("edge")]
+    assert row[3:] == ["no", "-", "-", "-", "-"]  # it never asked this control plane: what it believes is not known
     line.run("gateways", "remove", "edge")
     assert "there is no account" in line.run("key", "list", "nobody", status=1)
     line.run("principal", "add", "clerk", "--operator", "local")

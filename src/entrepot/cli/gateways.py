@@ -40,6 +40,8 @@ def list_all(data: Data = None, control: Address = None, ca: Authority = None, j
     for each in found:
         of = each["properties"]
         status: dict[str, Any] = of.get("status", {})
+        if status.get("lastSeenAt") is None:  # it may follow another control plane: of this one it is not known
+            status = {**status, "trusted": None, "ready": None}
         state = tuple(map(status.get, ("enrolled", "trusted", "ready", "revision", "lastSeenAt")))
         rows.append((each["name"], of.get("territory", "unknown"), of.get("listen"), *state))
     columns = ("name", "territory", "listen", "enrolled", "keys", "ready", "revision", "last seen")
