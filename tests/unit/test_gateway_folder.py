@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from changing import until
 from entrepot.config import Config
 from entrepot.gateway.retired import SLICE, Retired
 from entrepot.gateway.watch import Folder
@@ -174,3 +175,22 @@ def test_what_was_replaced_is_freed_in_slices_once_no_call_has_it(monkeypatch: p
         assert len(seen) >= 3
 
     asyncio.run(play())
+
+
+@pytest.mark.timeout(60)
+def test_an_edit_that_names_no_possible_file_does_not_blind_the_watcher(tmp_path: Path) -> None:
+    editor, file = Editor(tmp_path), tmp_path / "world.toml"
+    bad = file.read_text().replace('packs = ["', 'packs = ["x\\u0000.toml", "')
+
+    async def run() -> None:
+        await editor.begin()
+        assert editor._changes is not None
+        change = asyncio.ensure_future(anext(editor._changes))
+        file.write_text(bad)
+        await until(lambda: editor.source.problem is not None)
+        editor.world.accounts[0].name = "c"
+        editor.world.write()
+        assert await asyncio.wait_for(change, 20)
+        assert editor.source.problem is None
+
+    asyncio.run(run())

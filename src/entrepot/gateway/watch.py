@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 QUIET_S = 0.3
+AGAIN_S = 5.0
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -75,8 +76,13 @@ class Folder:
             watching.cancel()
 
     async def _watch(self) -> None:
-        async for _ in edits(self._folder, lambda: self._watched, self._mark):
-            self._wanted.set()
+        while True:
+            try:
+                async for _ in edits(self._folder, lambda: self._watched, self._mark):
+                    self._wanted.set()
+            except Exception:  # an edge: nobody else would see the next edit
+                log.exception("the files cannot be watched; it is tried again")
+            await asyncio.sleep(AGAIN_S)
 
     async def _read(self) -> Offer:
         files = read_world(self._folder)

@@ -81,5 +81,6 @@ def named_packs(data: bytes) -> list[str]:
 
 
 def inside(pack: str) -> bool:
+    """Whether it names what may be a file below the folder."""
     path = PurePosixPath(pack)
-    return not path.is_absolute() and ".." not in path.parts and str(path) == pack
+    return not path.is_absolute() and ".." not in path.parts and str(path) == pack and "\0" not in pack
