@@ -352,6 +352,31 @@ def test_a_disk_that_fails_to_the_end(tmp_path: Path) -> None:
     assert (str(place), "lost") in [(one.decision, one.result) for one in told(tmp_path) if isinstance(one, e.Outcome)]
 
 
+def test_no_call_is_served_into_a_folder_that_was_taken_away(tmp_path: Path) -> None:
+    async def run() -> None:
+        ledger = opened(tmp_path)
+        ledger.start()
+        await call(ledger, 0)
+        (tmp_path / "ledger").rename(tmp_path / "away")
+        for number in range(1, 1_000):
+            try:
+                await call(ledger, number)
+            except LedgerUnavailable:
+                break
+            await asyncio.sleep(0.01)
+        assert ledger.problem is not None
+        assert "No such file or directory" in ledger.problem
+        (tmp_path / "away").rename(tmp_path / "ledger")
+        await until(lambda: ledger.available)
+        await call(ledger, 1_000)
+        await ledger.close()
+
+    asyncio.run(run())
+    report = verified(tmp_path)
+    assert (report.findings(), report.open_calls()) == ([], 0)
+    assert any(isinstance(one, e.Degraded) for one in told(tmp_path))
+
+
 def test_a_full_disk_and_then_room(tmp_path: Path) -> None:
     files = Small(folder=tmp_path, room=20_000)
 

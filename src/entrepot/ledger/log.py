@@ -182,7 +182,13 @@ class Log:
                 return False
             # INVARIANT: a checkpoint covers durable entries only, and each one continues the one before: the tree only
             # ever grows by what `append` made durable. The file is replaced as a whole.
-            self._files.replace(self.folder / CHECKPOINT, self._signer.sign(str(now)))
+            try:
+                self._files.replace(self.folder / CHECKPOINT, self._signer.sign(str(now)))
+            except FileNotFoundError:
+                # The folder is gone: what is appended goes to files without a name. So the next append has to find
+                # what was acknowledged first, and fails until the folder is back.
+                self._torn = True
+                raise
             self.signed = now
             return True
 
