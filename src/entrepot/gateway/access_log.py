@@ -10,7 +10,6 @@ from queue import SimpleQueue
 from typing import Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from entrepot.gateway.call import Call
 from entrepot.gateway.upstreams import now_s
@@ -21,61 +20,42 @@ MOST: Final = 16
 ATOMIC: Final = 4_096
 """What a pipe takes whole, so that lines of several processes do not mix (POSIX.1, PIPE_BUF on Linux)."""
 
-Text = str | UnsetType
-Number = int | UnsetType
+_quoted: Final = msgspec.json.encode
 
 
-class Line(msgspec.Struct, rename={"from_": "from"}, gc=False):
-    """In the form of `telemetry.log`. What a call did not get to is left out. `at_ms` is its arrival."""
+def line_of(call: Call, result: str, at: str) -> bytes:
+    """Of a call that is settled, in the form of `telemetry.log`. What it did not get to is left out.
 
-    at: str
-    at_ms: int
-    request: str
-    operation: str
-    status: int
-    result: str
-    ms: int
-    account: Text = UNSET
-    deployment: Text = UNSET
-    code: Text = UNSET
-    upstream: Text = UNSET
-    region: Text = UNSET
-    tries: Number = UNSET
-    first_byte_ms: Number = UNSET
-    prompt_tokens: Number = UNSET
-    completion_tokens: Number = UNSET
-    receipt: Text = UNSET
-    address: Text = UNSET
-    level: str = "info"
-    from_: str = "entrepot.gateway"
-    event: str = "call"
-
-
-def line_of(call: Call, result: str) -> Line:
-    """Of a call that is settled. The client's address only where `[gateway] access_log` asks for it."""
-    line = Line("", call.at_ms, call.id, call.operation, call.status, result, round((now_s() - call.started_s) * 1_000))
-    if call.account is not None:
-        line.account = call.account.given.name
-    if call.deployment is not None:
-        line.deployment = call.deployment.name
-    error = call.error
+    `at` is its arrival as text. The client's address is only there where `[gateway] access_log` asks for it.
+    """
+    ms = round((now_s() - call.started_s) * 1_000)
+    parts = [
+        b'{"at":"%b","at_ms":%d,"request":"%b","operation":"%b","status":%d,"result":"%b","ms":%d'
+        % (at.encode(), call.at_ms, call.id.encode(), call.operation.encode(), call.status, result.encode(), ms)
+    ]
+    account, deployment, error, candidate = call.account, call.deployment, call.error, call.candidate
+    if account is not None:
+        parts.append(b',"account":%b' % _quoted(account.name))
+    if deployment is not None:
+        parts.append(b',"deployment":%b' % _quoted(deployment.name))
     if error is not None:
-        line.code = error.name or error.code.label
-    candidate = call.candidate
+        parts.append(b',"code":%b' % _quoted(error.name or error.code.label))
     if candidate is not None:
-        line.upstream, line.region, line.tries = candidate.upstream, candidate.region, len(call.attempts)
+        told = _quoted(candidate.upstream), _quoted(candidate.region), len(call.attempts)
+        parts.append(b',"upstream":%b,"region":%b,"tries":%d' % told)
     if call.first_byte_s is not None:
-        line.first_byte_ms = round((call.first_byte_s - call.started_s) * 1_000)
+        parts.append(b',"first_byte_ms":%d' % round((call.first_byte_s - call.started_s) * 1_000))
     if call.usage is not None:
-        line.prompt_tokens, line.completion_tokens = call.usage.prompt, call.usage.completion
+        parts.append(b',"prompt_tokens":%d,"completion_tokens":%d' % (call.usage.prompt, call.usage.completion))
     if call.place is not None:
-        line.receipt = str(call.place)
+        parts.append(b',"receipt":"%b"' % call.place.text.encode())
     if call.snapshot.gateway.access_log == "address":
         request = call.exchange.request
-        line.address = (
-            call.snapshot.origins.address(request.peer, request.headers.get(call.snapshot.origin_header)) or UNSET
-        )
-    return line
+        address = call.snapshot.origins.address(request.peer, request.headers.get(call.snapshot.origin_header))
+        if address:
+            parts.append(b',"address":%b' % _quoted(address))
+    parts.append(b',"level":"info","from":"entrepot.gateway","event":"call"}\n')
+    return b"".join(parts)
 
 
 class Instants:
@@ -99,22 +79,23 @@ class AccessLog:
         """For the running loop. `close` when done."""
         self.dropped = 0
         self._fd = fd
+        self._instants = Instants()
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[Line] = []
-        self._jobs: SimpleQueue[list[Line] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._write, name="access log", daemon=True)
-        self._thread.start()
+        self._waiting: list[bytes] = []
+        self._jobs: SimpleQueue[list[bytes] | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="access log", daemon=True)
+        self._writer.start()
 
-    def add(self, line: Line) -> None:
+    def add(self, call: Call, result: str) -> None:
         if not self._waiting:
             self._loop.call_later(FLUSH_S, self._flush)
-        self._waiting.append(line)
+        self._waiting.append(line_of(call, result, self._instants.text(call.at_ms)))
 
     async def close(self) -> None:
         """What waits is written, if it is taken within a second."""
         self._flush()
         self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join, 1.0)
+        await asyncio.to_thread(self._writer.join, 1.0)
 
     def _flush(self) -> None:
         lines, self._waiting = self._waiting, []
@@ -124,17 +105,16 @@ class AccessLog:
             self._jobs.put(lines)
 
     def _write(self) -> None:
-        encode, at = msgspec.json.Encoder().encode, Instants().text
         while (lines := self._jobs.get()) is not None:
-            block = b""
+            block: list[bytes] = []
+            size = 0
             for line in lines:
-                line.at = at(line.at_ms)
-                text = encode(line) + b"\n"
-                if len(block) + len(text) > ATOMIC:
-                    self._out(block)
-                    block = b""
-                block += text
-            self._out(block)
+                if size + len(line) > ATOMIC:
+                    self._out(b"".join(block))
+                    block, size = [], 0
+                block.append(line)
+                size += len(line)
+            self._out(b"".join(block))
 
     def _out(self, block: bytes) -> None:
         try:

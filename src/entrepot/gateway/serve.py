@@ -9,7 +9,7 @@ from typing import NamedTuple
 from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.gateway import local, routes
-from entrepot.gateway.access_log import AccessLog, line_of
+from entrepot.gateway.access_log import AccessLog
 from entrepot.gateway.admit import Verdicts, admit
 from entrepot.gateway.aggregated import Aggregated
 from entrepot.gateway.call import NO_OPERATION, Call
@@ -140,7 +140,7 @@ class Gateway:
         finally:
             result = settle(call, self._books, journal, self._limits, self._clock_ms())
             if self._access_log is not None and snapshot.gateway.access_log != "off":
-                self._access_log.add(line_of(call, result))
+                self._access_log.add(call, result)
 
     async def _answer(self, call: Call, verdicts: Verdicts, journal: Journal | None) -> None:
         request = call.exchange.request
