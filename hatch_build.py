@@ -26,15 +26,16 @@ ENABLED = os.environ.get("ENTREPOT_COMPILE", "")
 HOT = tuple(
     f"{package}/{module}"
     for package, modules in (
-        ("gateway", "admit aggregated authenticate bounds call dispatch heads health ids journal limiting"),
+        ("gateway", "access_log admit aggregated authenticate bounds call dispatch heads health ids journal limiting"),
         ("gateway", "records relay remembered routes serve settle upstreams"),
         ("http1", "client clock connection exchange head message outbox response run server upstream"),
-        ("ledger", "frames ledger log store tree writer"),
+        ("ledger", "commitments frames ledger log store tree writer"),
         ("limits", "rate reserve table"),
         ("origin", "resolve"),
         ("policy", "program"),
         ("projections", "prices"),
-        ("wire", "body headers quotas sse"),
+        ("providers", "answers"),
+        ("wire", "body headers quotas sse trace usage"),
     )
     for module in modules.split()
 )

@@ -23,6 +23,7 @@ import msgspec
 import uvloop
 
 from entrepot.ledger import entries as e
+from entrepot.ledger.commitments import commit
 from entrepot.ledger.ledger import Ledger
 
 NAME = "bench.example/ledger"
@@ -48,7 +49,7 @@ class Figures(NamedTuple):
 
 def decision(number: int) -> tuple[bytes, bytes]:
     """One as a gateway writes it, with three candidates."""
-    personal, commitment = e.commit(e.Personal(f"203.0.113.{number & 255}", "kanto/key1", f"user-{number & 1023}"))
+    personal, commitment = commit(e.Personal(f"203.0.113.{number & 255}", "kanto/key1", f"user-{number & 1023}"))
     made = e.Decision(
         admitted=True,
         at_ms=1_795_000_000_000 + number,

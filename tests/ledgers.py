@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 
 from entrepot.ledger import entries as e
+from entrepot.ledger.commitments import commit
 from entrepot.ledger.files import Files
 from entrepot.ledger.flushes import Flushes
 from entrepot.ledger.keys import find_signer
@@ -30,7 +31,7 @@ def decision(
     number: int, *, admitted: bool = True, account: str = "kanto", user: str | None = None
 ) -> tuple[bytes, bytes]:
     """A decision entry, and its salt and personal data."""
-    salted, commitment = e.commit(
+    salted, commitment = commit(
         e.Personal(f"203.0.113.{number % 256}", f"{account}/key1", user if user is not None else msgspec.UNSET)
     )
     facts = msgspec.Raw(msgspec.json.encode(e.facts({"target.provider": "openai", "target.zone": ["eu", "apac"]})))

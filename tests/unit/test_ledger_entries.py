@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrepot.ledger import entries as e
+from entrepot.ledger.commitments import commit
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NUMBER = st.integers(0, 2**53 - 1)
@@ -96,8 +97,8 @@ def test_text_that_is_no_unicode_is_refused() -> None:
 
 def test_a_commitment_opens_to_what_was_committed_to_and_hides_it() -> None:
     personal = e.Personal("203.0.113.9", "kanto/key1", "user-7")
-    salted, commitment = e.commit(personal)
+    salted, commitment = commit(personal)
     assert sha256(salted).hexdigest() == commitment
     assert e.disclose(salted) == personal
-    assert e.commit(personal)[1] != commitment, "the salt is fresh"
+    assert commit(personal)[1] != commitment, "the salt is fresh"
     assert rfc8785.dumps(msgspec.json.decode(salted[e.SALT :])) == salted[e.SALT :]

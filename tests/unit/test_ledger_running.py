@@ -206,7 +206,9 @@ def test_every_operation_of_a_running_ledger_fails_once(tmp_path: Path, how: str
         found = asyncio.run(live(data, files, Fault(at, how)))
         asyncio.run(opened(data).close())
         there = {
-            (read.origin, read.number): read.entry for log in folders_of(data / "ledger") for read in entries_of(log)
+            Place(read.origin, read.number): read.entry
+            for log in folders_of(data / "ledger")
+            for read in entries_of(log)
         }
         assert {place: there.get(place) for place in found} == found, (at, files.done)
         report = verified(data)
@@ -239,14 +241,14 @@ def test_a_receipt_comes_with_the_next_checkpoint(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             while found is None:
                 await asyncio.sleep(0.02)
-                found = await ledger.receipt(*places[1])
+                found = await ledger.receipt(places[1].origin, places[1].number)
         assert open_receipt(found, key_of(tmp_path)).number == places[1].number
         derived = tmp_path / "derived" / "ledger" / LOG
         for path in list(derived.iterdir()):
             path.write_bytes(b"x" * path.stat().st_size)
-            assert await ledger.receipt(*places[1]) is not None
+            assert await ledger.receipt(places[1].origin, places[1].number) is not None
             path.unlink()
-            again = await ledger.receipt(*places[1])
+            again = await ledger.receipt(places[1].origin, places[1].number)
             assert again is not None
             assert open_receipt(again, key_of(tmp_path)).entry == open_receipt(found, key_of(tmp_path)).entry
         await ledger.close()

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from entrepot.cli import command_line
 from entrepot.ledger import entries as e
+from entrepot.ledger.commitments import commit
 from entrepot.ledger.erase import erase
 from entrepot.ledger.frames import framed, header
 from entrepot.ledger.read import Read
@@ -260,7 +261,7 @@ def a_ledger(data: Path, seed: int = 1) -> list[Read]:
         ours.append(decided(account=random.choice(ACCOUNTS), model=random.choice(MODELS), admitted=admitted))
         if admitted:
             ours.append(e.encode(some_outcome(random, f"{writer.log.origin}/{at + len(ours) - 1}")))
-    salted = e.commit(e.Personal("203.0.113.1", "kanto/key1", "ada"))[0]
+    salted = commit(e.Personal("203.0.113.1", "kanto/key1", "ada"))[0]
     writer.append(Batch(ours, [salted if entry.startswith(b'{"decision') else None for entry in ours]))
     writer.close()
     return [Read(ORIGIN, n, entry) for n, entry in enumerate(ours)]

@@ -7,7 +7,8 @@ import pytest
 from entrepot.wire.forms import Form
 from entrepot.wire.headers import relayed
 from entrepot.wire.models import Listed, item, listing
-from entrepot.wire.usage import Usage, estimated, usage_in_part, usage_of
+from entrepot.wire.reported import Usage
+from entrepot.wire.usage import estimated, usage_in_part, usage_of
 
 CHAT = Listed("my-chat", "gpt-4o", "2024-11-20", "openai")
 CHAT_TOO = Listed("other", "gpt-4o", "2024-11-20", "openai")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from entrepot.errors import Code, Error
 from entrepot.wire import sse
+from entrepot.wire.reported import Usage
 from entrepot.wire.sse import Relay, error_event
-from entrepot.wire.usage import Usage
 
 CHUNK = {"id": "c", "choices": [{"index": 0, "delta": {"content": "häfen 港"}}]}
 USAGE = {"id": "c", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}

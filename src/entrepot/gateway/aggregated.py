@@ -7,7 +7,8 @@ from typing import NamedTuple
 from entrepot.errors import Error
 from entrepot.gateway.bounds import key_of
 from entrepot.gateway.call import Call
-from entrepot.ledger.entries import Personal, commit, encode
+from entrepot.ledger.commitments import commit
+from entrepot.ledger.entries import Personal, encode
 from entrepot.ledger.entries import Refusals as Entry
 from entrepot.limits.rate import MINUTE_MS, requests_per_minute
 from entrepot.limits.reserve import Memory, Want

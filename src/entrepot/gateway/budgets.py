@@ -86,8 +86,9 @@ class Budgets:
         None if a checkpoint does not cover the place yet, or more is in the sums already. Raises ValueError, OSError.
         """
         with self._turn:
-            spending = self._advanced(snapshot, now_ms, place)
-            if spending.place != tuple(place):
+            until = place.origin, place.number
+            spending = self._advanced(snapshot, now_ms, until)
+            if spending.place != until:
                 return None
             return [spent_of(spending, each, now_ms) for each in every]
 
@@ -97,7 +98,7 @@ class Budgets:
             if self._spending is not None:
                 self._spending.keep()
 
-    def _advanced(self, snapshot: Snapshot, now_ms: int, until: Place | None) -> Spending:
+    def _advanced(self, snapshot: Snapshot, now_ms: int, until: tuple[str, int] | None) -> Spending:
         keyed, basis = basis_of((each.given for each in snapshot.accounts.values()), snapshot.models.values())
         try:
             if self._spending is None or basis != self._basis:

@@ -17,7 +17,7 @@ from entrepot.policy import Decision
 from entrepot.snapshot import Account, Candidate, Deployment, Snapshot
 from entrepot.wire.body import Fields
 from entrepot.wire.forms import Form
-from entrepot.wire.usage import Usage
+from entrepot.wire.reported import Usage
 
 NO_OPERATION = "none"
 

@@ -22,7 +22,7 @@ def id_head(call: Call) -> bytes:
     """On every answer the call's id in both spellings; on a decided one where the decision is recorded, and limits."""
     if call.place is None:
         return id_lines(call.id, call.form) + call.limit_head
-    return id_lines(call.id, call.form) + call.limit_head + f"x-entrepot-receipt: {call.place}\r\n".encode()
+    return id_lines(call.id, call.form) + call.limit_head + f"x-entrepot-receipt: {call.place.text}\r\n".encode()
 
 
 def id_lines(guid: str, form: Form) -> bytes:

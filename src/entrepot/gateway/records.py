@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from hashlib import sha256
 from typing import Final
 
@@ -15,7 +14,8 @@ from entrepot.gateway.call import Call, Spelled, Verdict
 from entrepot.gateway.remembered import remember
 from entrepot.http1.client import Response
 from entrepot.ledger import entries
-from entrepot.ledger.entries import Decision, Leg, Outcome, Personal, Usage, commit, encode, raw
+from entrepot.ledger.commitments import commit
+from entrepot.ledger.entries import Decision, Leg, Outcome, Personal, Usage, encode, raw
 from entrepot.origin.model import Origin
 from entrepot.policy import Decision as Decided
 from entrepot.resources import model as declared
@@ -162,8 +162,10 @@ def end_user(fields: Fields) -> str | msgspec.UnsetType:
     for name in ("safety_identifier", "user"):
         value = fields.get(name)
         if value is not None:
-            with suppress(msgspec.DecodeError):  # no text names nobody; the upstream judges what else it is
+            try:
                 return named(_text.decode(value))
+            except msgspec.DecodeError:  # no text names nobody; the upstream judges what else it is
+                continue
     return UNSET
 
 
@@ -176,6 +178,7 @@ def named(user: str) -> str:
 
 def outcome(call: Call, result: entries.Result, at_ms: int) -> bytes:
     """What became of an admitted call."""
+    assert call.place is not None
     total_ms = round((_monotonic() - call.started_s) * 1_000)
     first_s, usage = call.first_byte_s, call.usage
     if result == "served" and usage is not None and first_s is not None and not call.degraded and is_plain(call):
@@ -185,14 +188,14 @@ def outcome(call: Call, result: entries.Result, at_ms: int) -> bytes:
             b'"upstream":%b}],"result":"served","status":%d,"total_ms":%d,"usage":{"cached":%d,"completion":%d,'
             b'"prompt":%d,"reasoning":%d,"source":"reported"}}}'
         ) % (
-            *(at_ms, str(call.place).encode(), round((first_s - call.started_s) * 1_000), call.attempts_ms[0]),
+            *(at_ms, call.place.text.encode(), round((first_s - call.started_s) * 1_000), call.attempts_ms[0]),
             *(msgspec.json.encode(call.attempts[0][0]), call.status, total_ms),
             *(usage.cached, usage.completion, usage.prompt, usage.reasoning),
         )
     return encode(
         Outcome(
             at_ms=at_ms,
-            decision=str(call.place),
+            decision=call.place.text,
             degraded=call.degraded or UNSET,
             first_byte_ms=UNSET if first_s is None else round((first_s - call.started_s) * 1_000),
             legs=[

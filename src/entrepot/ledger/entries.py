@@ -7,20 +7,14 @@ Instants are milliseconds since 1970 in UTC. What is not known or does not apply
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 SALT = 16
-_SALTS = 256
 _COMMITMENT = b'"commitment":"'
-
-_salts: list[bytes] = []
-"""Random and not used yet."""
 
 Result = Literal["served", "failed", "cut", "client_gone", "lost"]
 Source = Literal["reported", "counted", "estimated"]
@@ -292,25 +286,6 @@ class Personal(msgspec.Struct, frozen=True):
     ip: str
     key: str
     user: str | UnsetType = UNSET
-
-
-def commit(personal: Personal) -> tuple[bytes, str]:
-    """Salt and value for the side file, and the commitment for the entry: the SHA-256 of both, in hexadecimal.
-
-    The salt is fresh each time, so that nobody can find the value by trying: there are only 2^32 IPv4 addresses.
-    """
-    salted = _salt() + _encode(personal)
-    return salted, sha256(salted).hexdigest()
-
-
-def _salt() -> bytes:
-    """From a block of them: to ask the system gives up the interpreter, and at every call that costs more than this."""
-    while True:
-        try:
-            return _salts.pop()
-        except IndexError:
-            block = os.urandom(SALT * _SALTS)
-            _salts.extend(block[at : at + SALT] for at in range(0, len(block), SALT))
 
 
 def commitment_of(entry: bytes) -> bytes | None:

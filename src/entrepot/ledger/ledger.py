@@ -16,7 +16,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import final
 
 from entrepot.clock import wall_clock_ms
 from entrepot.http1.run import Wait
@@ -47,14 +47,25 @@ CAREFUL_MOST_S = 30.0
 log = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
-    """Where a decision stands. As text it is the call's receipt header and what its outcome refers to."""
+@final
+class Place:
+    """Where a decision stands. `text` is the call's receipt header and what its outcome refers to."""
 
-    origin: str
-    number: int
+    __slots__ = ("number", "origin", "text")
+
+    def __init__(self, origin: str, number: int) -> None:
+        self.origin = origin
+        self.number = number
+        self.text = f"{origin}/{number}"
 
     def __str__(self) -> str:
-        return f"{self.origin}/{self.number}"
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Place) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
 
 Mark = asyncio.Future[Place]

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from entrepot.clock import wall_clock_ms
 from entrepot.errors import Code, Error
 from entrepot.ledger import entries
+from entrepot.ledger.commitments import commit
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.ledger import Ledger
 from entrepot.management.changes import ITSELF, Actor, Change
@@ -381,7 +382,7 @@ class Control:
         told = None if permit or not considered else considered[0].decision
         code = None if permit else (told.code if told is not None and told.code else Code.ACCESS_DENIED.label)
         personal = entries.Personal(origins.address(peer, header), actor.principal)
-        private, commitment = entries.commit(personal)
+        private, commitment = commit(personal)
         request = actor.request or str(uuid.uuid4())
         writing = Writing(snapshot.program.release, snapshot.revision.number(), request, commitment, code)
         recorded = self._decided(entry_of(asked, considered, writing), private, permit=permit)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from entrepot.errors import Code, Error
-from entrepot.wire.usage import Usage, usage_of_chunk
+from entrepot.wire.reported import Usage
+from entrepot.wire.usage import usage_of_chunk
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """An event that has not ended after so many bytes is an upstream fault."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any, Final
 
 import msgspec
+
+from entrepot.wire.reported import Answer, Chunk, Reported, Usage
 
 LONGEST_USAGE = 2048
 BYTES_PER_TOKEN = 4
@@ -12,45 +14,9 @@ TEXTS = frozenset(
     {"messages", "prompt", "input", "choices", "message", "content", "text", "tool_calls", "function", "arguments"}
 )
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one answer. `cached` is part of `prompt`, `reasoning` part of `completion`."""
-
-    prompt: int
-    completion: int
-    cached: int = 0
-    reasoning: int = 0
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: Count | None = None
-
-
-class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: Count | None = None
-
-
-class _Reported(msgspec.Struct):
-    prompt_tokens: Count | None = None
-    completion_tokens: Count | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-
-
-class _Answer(msgspec.Struct):
-    usage: _Reported | None = None
-
-
-class _Chunk(msgspec.Struct):
-    usage: _Reported | None = None
-    choices: list[msgspec.Raw] | None = None
-
-
-_answer = msgspec.json.Decoder(_Answer)
-_chunk = msgspec.json.Decoder(_Chunk)
-_any = msgspec.json.Decoder()
+_answer: Final = msgspec.json.Decoder(Answer)
+_chunk: Final = msgspec.json.Decoder(Chunk)
+_any: Final = msgspec.json.Decoder()
 
 
 def usage_of(body: bytes) -> Usage | None:
@@ -104,7 +70,7 @@ def usage_of_chunk(data: bytes) -> tuple[Usage | None, bool]:
     return usage, usage is not None and not chunk.choices
 
 
-def _usage(reported: _Reported | None) -> Usage | None:
+def _usage(reported: Reported | None) -> Usage | None:
     if reported is None or (reported.prompt_tokens is None and reported.completion_tokens is None):
         return None
     prompt, completion = reported.prompt_tokens_details, reported.completion_tokens_details
