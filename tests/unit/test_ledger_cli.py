@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from entrepot.ledger.frames import erased, recorded, records
 from entrepot.ledger.keys import find_signer
 from entrepot.ledger.log import Batch, Places
 from entrepot.ledger.receipt import receipt_of
-from entrepot.ledger.verify import Checkpoint, main
+from entrepot.ledger.verify import Checkpoint, Unproved, main
 from entrepot.ledger.writer import open_writer
 from ledgers import LOG, NAME, NOW_MS, ORIGIN, decision, outcome, write
 
@@ -129,6 +130,20 @@ def test_a_damaged_header_or_checkpoint_ends_the_reading(data: Path) -> None:
     (log / "checkpoint").write_bytes(signed)
     flip(data, ORIGIN.encode())
     assert "00000000.entries` is damaged" in run("ledger", "export", "--data", data, status=1).stderr
+
+
+def test_a_damaged_entry_costs_the_others_no_receipt(data: Path) -> None:
+    flip(data, b"far")
+    for _ in range(2):
+        with pytest.raises(Unproved, match="entry 3 is damaged or missing: the checkpoint covers it"):
+            receipt_of(Places(data), ORIGIN, 3)
+        assert receipt_of(Places(data), ORIGIN, 5)
+    shutil.rmtree(data / "derived")  # from which it is made
+    with pytest.raises(Unproved, match="entry 3 is damaged"):
+        receipt_of(Places(data), ORIGIN, 5)
+    (data / "ledger" / LOG / "checkpoint").write_bytes(b"\xff")
+    with pytest.raises(Unproved, match="the checkpoint is malformed"):
+        receipt_of(Places(data), ORIGIN, 5)
 
 
 def test_there_is_no_receipt_of_a_name_that_no_folder_has(data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -16,6 +17,7 @@ from entrepot.http1.message import render_headers
 from entrepot.http1.server import Exchange, Server
 from entrepot.ledger.log import Places
 from entrepot.ledger.receipt import receipt_of
+from entrepot.ledger.verify import Unproved
 from entrepot.resources.model import Limits
 from entrepot.telemetry.metrics import Report, exposition
 
@@ -24,6 +26,9 @@ _METRICS = render_headers([("content-type", "text/plain; version=0.0.4; charset=
 RECEIPTS = "/receipts/"
 LONGEST_ORIGIN = 200
 _JSON = render_headers([("content-type", "application/json")])
+
+
+log = logging.getLogger(__name__)
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -93,7 +98,13 @@ class Admin:
         if not (0 < len(origin) <= LONGEST_ORIGIN and index.isascii() and index.isdigit() and len(index) <= 15):
             exchange.respond(400, _TEXT, b"ask for /receipts/{origin}/{index}, as in the header x-entrepot-receipt\n")
             return
-        receipt = await asyncio.to_thread(receipt_of, self._places, origin, int(index))
+        try:
+            receipt = await asyncio.to_thread(receipt_of, self._places, origin, int(index))
+        except (Unproved, OSError) as wrong:
+            log.error("a receipt cannot be made", extra={"fields": {"receipt": place, "problem": str(wrong)}})
+            why = f"no receipt can be made: {wrong}; see `entrepot ledger verify`\n"
+            exchange.respond(500, _TEXT, why.encode(errors="replace"))
+            return
         if receipt is None:
             exchange.respond(404, _TEXT, b"no checkpoint covers this entry yet, or there is none; try again in 2 s\n")
             return

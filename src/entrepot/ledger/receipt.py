@@ -31,7 +31,7 @@ _NO_SUCH_LOG = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 def receipt_of(places: Places, origin: str, index: int) -> bytes | None:
     """None when there is no such log, or no checkpoint covers the entry yet. Raises OSError.
 
-    Derived files that are missing, behind or wrong are made anew.
+    Derived files that are missing, behind or wrong are made anew. Raises Unproved where the log is damaged.
     """
     folder = places.log(origin)
     try:
@@ -42,14 +42,17 @@ def receipt_of(places: Places, origin: str, index: int) -> bytes | None:
         if wrong.errno in _NO_SUCH_LOG:
             return None
         raise
-    signed = read_checkpoint(note.decode().partition("\n\n")[0] + "\n")
+    signed = read_checkpoint(note.decode(errors="replace").partition("\n\n")[0] + "\n")
     if signed.origin != origin or not 0 <= index < signed.size:
         return None
     derived = places.derived(origin)
     with suppress(Unproved, LookupError):
         return _make(folder, derived, signed, index, note)
-    rebuild(folder, derived)
-    return _make(folder, derived, signed, index, note)
+    rebuild(folder, derived, signed.size)
+    try:
+        return _make(folder, derived, signed, index, note)
+    except LookupError as wrong:
+        raise Unproved(str(wrong)) from wrong
 
 
 def _make(folder: Path, derived: Path, signed: Checkpoint, index: int, note: bytes) -> bytes:
@@ -72,13 +75,27 @@ def read_entry(folder: Path, index: int, offset: int) -> bytes:
         return file.read(int(FRAME.unpack(head)[1]))
 
 
-def rebuild(folder: Path, derived: Path) -> None:
-    """Make the derived files from the entries."""
-    growth, anew = Growth(), Derived(derived)
+def rebuild(folder: Path, derived: Path, size: int) -> None:
+    """Make the derived files from the entries, of which a checkpoint covers `size`.
+
+    Raises Unproved where one of these is damaged: the files stay as they are then, for receipts of the others.
+    """
+    growth, made = Growth(), []
     for path in sorted(folder.glob(SEGMENT)):
         data = path.read_bytes()
-        spans, _ = walk(data, read_header(data)[2])
+        try:
+            _, first, start = read_header(data)
+        except ValueError:
+            raise Unproved(f"the header of `{path.name}` is damaged") from None
+        if first != growth.size:
+            break
+        spans, _ = walk(data, start)
         hashes = [sha256(data[start - 1 : stop]).digest() for start, stop in spans]
-        anew.add(growth.extend(hashes), [start - FRAME.size for start, _ in spans])
-        anew.flush()
+        made.append((growth.extend(hashes), [start - FRAME.size for start, _ in spans]))
+    if growth.size < size:
+        raise Unproved(f"entry {growth.size} is damaged or missing: the checkpoint covers it")
+    anew = Derived(derived)
+    for each, offsets in made:
+        anew.add(each, offsets)
+    anew.flush()
     anew.close()
