@@ -60,7 +60,10 @@ CATALOGUE = {
     "entrepot_ledger_available": Description("gauge", "Workers whose ledger takes entries; the others serve nothing."),
     "entrepot_world_revision": Description("gauge", "Revision of the world that is served.", (), "max"),
     "entrepot_world_invalid": Description(
-        "gauge", "1 while the world's files do not compile and an older revision is served.", (), "max"
+        "gauge",
+        "1 while what is declared or published cannot be served or is not heard of; /readyz says why.",
+        (),
+        "max",
     ),
     "entrepot_workers": Description("gauge", "Workers that serve."),
     "entrepot_worker_restarts_total": Description("counter", "Workers that ended unasked and were started again."),
