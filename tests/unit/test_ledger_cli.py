@@ -207,6 +207,7 @@ def test_entries_are_chosen_and_exported(data: Path) -> None:
     assert run("ledger", "show", "--data", data, "--until", "2026-11-18T00:00:00Z").stdout == ""
     assert run("ledger", "show", "--data", data, "--until", "1970-01-01").stdout == ""
     run("ledger", "show", "--data", data, "--since", "yesterday", status=2)
+    run("ledger", "show", "--data", data, "--since", "2026-12-01", "--until", "2026-11-01", status=2)
     run("ledger", "show", "--data", data, "--decision", "maybe", status=2)
     run("ledger", "show", "--data", data / "elsewhere", status=2)
 

@@ -338,6 +338,10 @@ def test_forms_say_the_same(tmp_path: Path) -> None:
         (("--by", "rule"), "`rule` is nothing to group by"),
         (("--csv", "--json"), "name one of"),
         (("--since", "yesterday"), "`yesterday` is no instant of --since"),
+        (("--since", "2026-12-01", "--until", "2026-11-01"), "--until `2026-11-01` is not after --since `2026-12-01`"),
+        (("--since", "2026-12-01", "check"), "of the options before `check` only --data goes with it"),
+        (("--world", ".", "budgets"), "of the options before `budgets` only --data goes with it"),
+        (("budgets",), "--data is of a gateway that does not run, and needs its --world"),
     ],
 )
 def test_wrong_usage_is_told(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:

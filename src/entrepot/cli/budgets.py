@@ -49,6 +49,8 @@ def budgets(
 
     Exit status: 0; 1 when something differed, or could not be compared; 2 for wrong usage.
     """
+    if world is None and (data or context.obj):
+        fail("--data is of a gateway that does not run, and needs its --world; one that runs is asked at --admin", 2)
     found = asked(admin) if world is None else computed(world, Config.load(data or context.obj).data)
     if json:
         print_json({"budgets": [told(row) for row in found.budgets], "problems": found.problems})

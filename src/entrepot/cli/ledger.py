@@ -234,7 +234,10 @@ def _choice(
     if decision not in {None, "allow", "refuse"}:
         raise typer.BadParameter(f"`{decision}` is neither `allow` nor `refuse`")
     admitted = None if decision is None else decision == "allow"
-    return Choice(account, admitted, rule, _instant(since, "--since"), _instant(until, "--until"))
+    since_ms, until_ms = _instant(since, "--since"), _instant(until, "--until")
+    if since_ms is not None and until_ms is not None and until_ms <= since_ms:
+        raise typer.BadParameter(f"--until `{until}` is not after --since `{since}`: nothing is between them")
+    return Choice(account, admitted, rule, since_ms, until_ms)
 
 
 def _instant(text: str | None, option: str) -> int | None:

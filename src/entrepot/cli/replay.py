@@ -11,12 +11,11 @@ import msgspec
 import typer
 
 from entrepot.cli.ledger import refuse_data_folder
-from entrepot.cli.usage import fail, instant, reading
+from entrepot.cli.usage import between, fail, reading
 from entrepot.ledger.read import is_ledger
 from entrepot.policy import PolicyInvalid, Program, parse, shipped, shipped_names
 from entrepot.policy import compile as compile_packs
 from entrepot.projections.replay import Flip, Replay
-from entrepot.projections.window import Window
 from entrepot.resources.load import load_world, read_world
 from entrepot.resources.model import PackSource
 from entrepot.resources.problems import WorldInvalid
@@ -42,7 +41,7 @@ def replay(
     Exit status: 0, with flips or without; 1 when a decision does not come out the same under its own release,
     or that release cannot be had; 2 for wrong usage.
     """
-    window = Window(instant(since, "--since"), instant(until, "--until"))
+    window = between(since, until)
     refuse_data_folder(ledger)
     if not is_ledger(ledger):
         fail(f"there is no ledger in `{ledger}`")

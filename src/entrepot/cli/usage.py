@@ -68,11 +68,13 @@ def usage(  # noqa: PLR0913, PLR0917 - one argument an option
     Exit status: 0; 1 when the ledger cannot be read; 2 for wrong usage.
     """
     if context.invoked_subcommand is not None:
+        if world or by is not None or since is not None or until is not None or refusals or csv or json:
+            fail(f"of the options before `{context.invoked_subcommand}` only --data goes with it")
         context.obj = data
         return
     if csv and json:
         fail("name one of --csv and --json")
-    window = Window(instant(since, "--since"), instant(until, "--until"))
+    window = between(since, until)
     dimensions = _dimensions(by, refused.DIMENSIONS if refusals else used.DIMENSIONS)
     ledger, form = folder_of(data), "csv" if csv else "json" if json else "table"
     if refusals:
@@ -201,6 +203,13 @@ def folder_of(data: Path | None) -> Path:
     if not is_ledger(folder):
         fail(f"there is no ledger in `{folder.parent}`")
     return folder
+
+
+def between(since: str | None, until: str | None) -> Window:
+    window = Window(instant(since, "--since"), instant(until, "--until"))
+    if window.since_ms is not None and window.until_ms is not None and window.until_ms <= window.since_ms:
+        fail(f"--until `{until}` is not after --since `{since}`: no call is between them")
+    return window
 
 
 def instant(text: str | None, option: str) -> int | None:
