@@ -28,7 +28,7 @@ HOT = tuple(
     for package, modules in (
         ("gateway", "access_log admit aggregated authenticate bounds call dispatch heads health ids journal limiting"),
         ("gateway", "records relay remembered routes serve settle upstreams"),
-        ("http1", "client clock connection exchange head message outbox response run server upstream"),
+        ("http1", "client clock connection exchange head message outbox response run server upstream whole"),
         ("ledger", "commitments frames ledger log store tree writer"),
         ("limits", "rate reserve table"),
         ("origin", "resolve"),

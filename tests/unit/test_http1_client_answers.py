@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from entrepot.http1.client import Fault, Response
 from entrepot.http1.outbox import Outbox
 from entrepot.http1.upstream import BUFFER_BYTES, HEAD_BYTES, Connection, Names
+from entrepot.http1.whole import WholeAnswers
 
 CHUNKED = b"transfer-encoding: chunked\r\n"
 
@@ -51,6 +52,7 @@ class Owner:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.told: list[str] = []
         self.names = Names(None)
+        self.whole = WholeAnswers(self.names)
         self.outbox = Outbox(loop, ())
 
     def free(self, _: Connection) -> None:
@@ -472,6 +474,37 @@ def test_read_limit(line: Any) -> None:
         one = line()
         one.feed(answer(b"content-length: 5", body=b"whole"))
         assert one.result(5) == (200, b"whole")
+
+
+FIELDS = [
+    *(b"content-length: 5", b"Content-Length: 5", b"content-length: 4", b"content-length:5\t ", b"content-length: 05"),
+    *(b"connection: keep-alive", b"connection: close", b"connection: keep-alive, close", b"Connection: upgrade"),
+    *(b"transfer-encoding: chunked", b"upgrade: h2c", b"x-a: 1", b"X-A: 2", b"x-a:", b"x-b: \xe4 \t b ", b"x: a\x7fb"),
+    *(b"x\t: y", b": y", b"x", b"", b" x: folded", b"keep-alive: timeout=5", b"date: today", b"x: a\rb", b"x: a\nb"),
+]
+STARTS = [
+    *(b"HTTP/1.1 200 OK", b"HTTP/1.1 200 ", b"HTTP/1.1 200", b"HTTP/1.1 404 Not\tFound", b"HTTP/1.1 204 No Content"),
+    *(b"HTTP/1.0 200 OK", b"HTTP/1.1 100 Continue", b"HTTP/1.1  200 OK", b"http/1.1 200 OK", b"HTTP/1.1 200 \xe4\x01"),
+]
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(
+    st.sampled_from(STARTS),
+    st.lists(st.sampled_from(FIELDS) | st.binary(max_size=8), max_size=5),
+    st.sampled_from([b"hello", b"hell", b"", b"hello!", b"5\r\nhello\r\n0\r\n\r\n"]),
+)
+def test_what_is_read_in_one_go_is_what_llhttp_reads(start: bytes, fields: list[bytes], body: bytes) -> None:
+    data = answer(b"content-length: 5", *fields, body=body, status=start)
+    whole, again, parts = lines = Line(), Line(), Line()
+    again.connection.whole = whole.connection.whole  # by what it has learned of the first
+    for each in lines:
+        each.feed(*((data[:1], data[1:]) if each is parts else (data,)))
+    seen = [(each.kept, each.result(), each.response.headers) for each in lines]
+    assert seen[0] == seen[1] == seen[2]
+    for each in lines:
+        each.end()
+        each.loop.close()
 
 
 @settings(max_examples=200, deadline=None)

@@ -12,6 +12,7 @@ from entrepot.http1.connect import Connector, Endpoint, authority, client_tls
 from entrepot.http1.outbox import Outbox
 from entrepot.http1.response import Fault, FaultKind, Response
 from entrepot.http1.upstream import Connection, Names
+from entrepot.http1.whole import WholeAnswers
 
 if TYPE_CHECKING:
     import ssl
@@ -57,6 +58,7 @@ class Pool:
         Raises ValueError for an endpoint that cannot be, without repeating a password.
         """
         self.names = Names(wanted)
+        self.whole = WholeAnswers(self.names)
         self._timeouts = timeouts
         self._first_byte_s, self._total_s = timeouts.first_byte_s, timeouts.total_s
         self._connector = Connector(endpoint, tls)

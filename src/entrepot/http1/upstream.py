@@ -12,6 +12,7 @@ import httptools
 
 from entrepot.http1.response import Fault, Response
 from entrepot.http1.run import Wait
+from entrepot.http1.whole import WholeAnswers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,7 @@ class Owner(Protocol):
 
     names: Names
     outbox: Outbox
+    whole: WholeAnswers
 
     def free(self, connection: Connection) -> None:
         """The answer is whole and the connection fit for another request."""
@@ -104,12 +106,14 @@ class Connection(asyncio.Protocol):
         "total_by",
         "transport",
         "unsent",
+        "whole",
         "without_body",
     )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self.owner = owner
         self.names = owner.names
+        self.whole = owner.whole
         self.loop = loop
         self.closed = False
         self.response: Response | None = None
@@ -289,6 +293,9 @@ class Connection(asyncio.Protocol):
             # Nothing was asked: whatever this is, it must not become the next call's answer.
             self.discard()
             return
+        if self.room == HEAD_BYTES and not self.without_body and self._read_whole(response, data):
+            self._complete()
+            return
         failure = self._feed(data) if self.head_done else self._feed_head(data)
         parts = self.parts
         if parts:
@@ -309,6 +316,19 @@ class Connection(asyncio.Protocol):
             if response._size > BUFFER_BYTES:
                 self.regulate()
             self._wake(response)
+
+    def _read_whole(self, response: Response, data: bytes) -> bool:
+        """Whether that was the whole answer. llhttp has not seen it then, and is as it was: before an answer."""
+        start = self.whole.read(data, response)
+        if start == 0:
+            return False
+        self.room = 0
+        self.announced = len(data) - start
+        if self.announced:
+            response._blocks.append(data[start:])
+            response._size = self.announced
+        self.head_done = self.done = True
+        return True
 
     def _feed(self, data: bytes) -> Fault | None:
         try:
