@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from entrepot.cli import command_line
 from entrepot.ledger import store
+from entrepot.ledger.entries import Refusals, encode
 from entrepot.ledger.files import Files
 from entrepot.ledger.frames import erased, recorded, records
 from entrepot.ledger.keys import find_signer
@@ -230,6 +231,27 @@ def test_outcomes_come_with_their_decisions_whenever_they_came(tmp_path: Path) -
     assert places("--since", day[1]) == [2, 4]
     assert places("--since", day[1], "--until", day[2]) == [2, 4]
     assert places("--since", day[2]) == []
+
+
+def test_refusals_that_were_counted_together_are_chosen_and_say_how_many(data: Path) -> None:
+    many = Refusals("far", NOW_MS, "access_denied", "0" * 64, 55, NOW_MS, "SCREEN-01, TERR-01")
+    writer = write(data)
+    writer.append(Batch([encode(many)], [None]))
+    writer.close()
+    for chosen, there in (
+        (("--account", "far"), True),
+        (("--decision", "refuse", "--account", "far"), True),
+        (("--rule", "TERR-01"), True),
+        (("--rule", "SCREEN-01", "--until", "2030-01-01"), True),
+        (("--rule", "TERR"), False),
+        (("--account", "kanto"), False),
+        (("--decision", "allow"), False),
+    ):
+        told = run("ledger", "export", "--data", data, "--format", "csv", *chosen).stdout
+        rows = [row for row in csv.DictReader(io.StringIO(told)) if row["kind"] == "refusals"]
+        assert [(row["count"], row["rules"], row["decision"]) for row in rows] == [
+            ("55", "SCREEN-01, TERR-01", "refuse")
+        ] * there, chosen
 
 
 def test_a_log_that_the_list_names_and_that_is_gone_is_no_small_sum(data: Path) -> None:

@@ -10,7 +10,7 @@ from heapq import merge
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from entrepot.ledger.entries import KINDS, Decision, Entry, Outcome, decode, plain
+from entrepot.ledger.entries import KINDS, Decision, Entry, Outcome, Refusals, decode, plain
 from entrepot.ledger.read import Read, all_folders_of, entries_of
 
 POLL_S = 0.2
@@ -33,6 +33,7 @@ COLUMNS = (
     "prompt_tokens",
     "completion_tokens",
     "total_ms",
+    "count",
 )
 
 
@@ -67,8 +68,9 @@ class Row(NamedTuple):
             cells |= _decided(about)
         elif isinstance(self.entry, Outcome):
             cells |= _became(about)
-        else:
-            cells |= {name: about[name] for name in ("account", "code", "rule") if name in about and name in COLUMNS}
+        elif isinstance(self.entry, Refusals):
+            cells |= {"decision": "refuse", "rules": about["rule"]}
+            cells |= {name: about[name] for name in ("account", "code", "count")}
         return [cells.get(name, "") for name in COLUMNS]
 
 
@@ -120,10 +122,14 @@ def _fits(row: Row, choice: Choice, decided: set[str]) -> bool:
         return False
     if choice.until_ms is not None and entry.at_ms >= choice.until_ms:
         return False
-    if not isinstance(entry, Decision):
-        return choice[:3] == (None, None, None) or (
-            choice[1:3] == (None, None) and getattr(entry, "account", None) == choice.account
+    if isinstance(entry, Refusals):
+        return (
+            choice.account in {None, entry.account}
+            and choice.admitted is not True
+            and choice.rule in {None, *entry.rule.split(", ")}
         )
+    if not isinstance(entry, Decision):
+        return choice[:3] == (None, None, None)
     if choice == EVERYTHING:
         return True
     about = plain(row.read.entry)["decision"]
