@@ -12,27 +12,45 @@ from entrepot.resources.model import Model, Price
 PLACES = 12
 
 
+class History:
+    """Of one model."""
+
+    __slots__ = ("_prices", "_starts")
+
+    def __init__(self, model: Model) -> None:
+        self._prices = sorted(model.prices, key=lambda price: price.from_ms)
+        self._starts = [price.from_ms for price in self._prices]
+
+    def at(self, at_ms: int) -> Price | None:
+        """The price in force at an instant; None where the model has none then."""
+        index = bisect_right(self._starts, at_ms)
+        return self._prices[index - 1] if index else None
+
+
 class Prices:
     def __init__(self, models: Iterable[Model]) -> None:
-        self._prices: dict[tuple[str, str], tuple[list[int], list[Price]]] = {}
-        for model in models:
-            prices = sorted(model.prices, key=lambda price: price.from_ms)
-            self._prices[model.name, model.version] = ([price.from_ms for price in prices], prices)
+        self._of = {(model.name, model.version): History(model) for model in models}
 
     def at(self, model: str, version: str, at_ms: int) -> Price | None:
         """The price in force at an instant; None where the model has none then."""
-        starts, prices = self._prices.get((model, version), ([], []))
-        index = bisect_right(starts, at_ms)
-        return prices[index - 1] if index else None
+        history = self._of.get((model, version))
+        return None if history is None else history.at(at_ms)
 
 
 def cost(price: Price, usage: Usage) -> int:
+    """In 10^-12 of the unit."""
+    return cost_of(price, usage.prompt, usage.cached, usage.completion)
+
+
+def cost_of(price: Price, prompt: int, cached: int, completion: int) -> int:
     """In 10^-12 of the unit. Cached tokens are part of the prompt, at a price of their own if there is one."""
-    cached_micros = price.input_micros if price.cached_micros is None else price.cached_micros
-    cached = min(usage.cached, usage.prompt)
-    return (
-        (usage.prompt - cached) * price.input_micros + cached * cached_micros + usage.completion * price.output_micros
-    )
+    micros = price.input_micros
+    total = prompt * micros + completion * price.output_micros
+    if cached:
+        cached_micros = price.cached_micros
+        if cached_micros is not None:
+            total += min(cached, prompt) * (cached_micros - micros)
+    return total
 
 
 def exact(amount: int) -> str:
