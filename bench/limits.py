@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from entrepot.limits.rate import requests_per_minute, tokens_per_minute
-from entrepot.limits.reserve import Memory, Short, Store, StoreBusy, Want
+from entrepot.limits.reserve import Asked, Memory, Short, Store, StoreBusy, asked_of
 from entrepot.limits.shared import Shared
 from entrepot.limits.table import Table
 
@@ -126,7 +126,8 @@ class Offering:
 
     def __init__(self, store: Store, tokens: int, chosen: argparse.Namespace) -> None:
         self._store = store
-        self._want = [Want(KEY, tokens_per_minute(chosen.limit, chosen.window_ms), tokens)]
+        self._limit = tokens_per_minute(chosen.limit, chosen.window_ms)
+        self._tokens = tokens
         self._under_way: set[asyncio.Task[None]] = set()
         self.admitted_ms: list[int] = []
         self.calls = self.waited = 0
@@ -142,13 +143,13 @@ class Offering:
             await asyncio.wait(self._under_way)
 
     def _offer(self) -> None:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms, asked = time.time_ns() // 1_000_000, asked_of((KEY, self._limit, self._tokens))
         try:
-            if self._store.reserve(self._want, now_ms) is None:
-                self._begin(self._last(now_ms))
+            if self._store.reserve(asked, now_ms) is None:
+                self._begin(self._last(asked, now_ms))
         except Short:
             self.waited += 1
-            self._begin(self._ask(now_ms))
+            self._begin(self._ask(asked, now_ms))
         except StoreBusy:  # a call that is not admitted
             return
 
@@ -157,16 +158,16 @@ class Offering:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    async def _ask(self, now_ms: int) -> None:
-        if await self._store.reserve_there(self._want, now_ms) is None:
-            await self._last(time.time_ns() // 1_000_000)
+    async def _ask(self, asked: Asked, now_ms: int) -> None:
+        if await self._store.reserve_there(asked, now_ms) is None:
+            await self._last(asked, time.time_ns() // 1_000_000)
 
-    async def _last(self, now_ms: int) -> None:
+    async def _last(self, asked: Asked, now_ms: int) -> None:
         self.admitted_ms.append(now_ms)
         while True:
             await asyncio.sleep(LASTS_S)
             try:
-                return self._store.settle(self._want, [self._want[0].units], time.time_ns() // 1_000_000)
+                return self._store.settle(asked, asked.units, time.time_ns() // 1_000_000)
             except StoreBusy:  # then later, as in the gateway
                 continue
 
@@ -349,19 +350,20 @@ def fought(processes: int, seconds: float = 5.0) -> str:
     )
 
 
-def wide() -> list[Want]:
-    return [
-        Want(b"requests of all.", requests_per_minute(600_000_000), 1),
-        Want(b"tokens of many..", tokens_per_minute(10_000_000_000), 1_200),
-    ]
+def wide() -> Asked:
+    return asked_of(
+        (b"requests of all.", requests_per_minute(600_000_000), 1),
+        (b"tokens of many..", tokens_per_minute(10_000_000_000), 1_200),
+    )
 
 
-def call(store: Store, asked: list[Want]) -> None:
+def call(store: Store, asked: Asked) -> None:
     """Raises Short, StoreBusy."""
     now_ms = time.time_ns() // 1_000_000
     store.reserve(asked, now_ms)
-    store.states(asked, now_ms)
-    store.settle(asked[1:], [900], now_ms)
+    for bucket in asked.met:
+        bucket.state(now_ms)
+    store.settle(asked, [0, 900], now_ms)
 
 
 async def cost(store: Store, calls: int = 4_000) -> float:
@@ -375,7 +377,7 @@ async def cost(store: Store, calls: int = 4_000) -> float:
                 done += 1
             except Short:
                 await store.reserve_there(asked, time.time_ns() // 1_000_000)
-                store.settle(asked[1:], [900], time.time_ns() // 1_000_000)
+                store.settle(asked, [0, 900], time.time_ns() // 1_000_000)
         best = min(best, (time.process_time() - began) / calls * 1e6)
         await asyncio.sleep(0.3)
     return best

@@ -11,21 +11,21 @@ import time
 from pathlib import Path
 
 from entrepot.limits.rate import budget, in_flight, tokens_per_minute
-from entrepot.limits.reserve import Want
+from entrepot.limits.reserve import asked_of
 from entrepot.limits.table import Table
 
 LIMIT = tokens_per_minute(600_000, 1_000)
 KEY = b"the same for all"
-FLIGHTS = Want(b"calls in flight.", in_flight(100), 1)
-SPENT = Want(b"money of all....", budget(10**18), 3)
+FLIGHTS = (b"calls in flight.", in_flight(100))
+SPENT = (b"money of all....", budget(10**18))
 
 
 def hurry(table: Table) -> None:
-    wants = [FLIGHTS, SPENT]
+    asked = asked_of((*FLIGHTS, 1), (*SPENT, 3))
     while True:
         now_ms = time.time_ns() // 1_000_000
-        if table.reserve(wants, now_ms) is None:
-            table.settle(wants, [0, 2], now_ms)
+        if table.reserve(asked, now_ms) is None:
+            table.settle(asked, [0, 2], now_ms)
 
 
 if __name__ == "__main__":
@@ -34,16 +34,16 @@ if __name__ == "__main__":
     if sys.argv[6:] == ["hurry"]:
         print("hurrying", flush=True)
         hurry(table)
-    want = [Want(KEY, LIMIT, int(units))]
+    asked = asked_of((KEY, LIMIT, int(units)))
     admitted, ends = 0, time.monotonic() + float(seconds)
     while time.monotonic() < ends:
         now_ms = time.time_ns() // 1_000_000
-        if table.reserve(want, now_ms) is None:
+        if table.reserve(asked, now_ms) is None:
             admitted += int(units)
             if sys.argv[6:] == ["hang"]:
                 print("holding", flush=True)
                 time.sleep(600)
-            table.settle(want, [int(units)], now_ms)
+            table.settle(asked, [int(units)], now_ms)
         else:
             time.sleep(0.0005)
     print(admitted)

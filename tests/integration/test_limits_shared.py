@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from entrepot.limits.rate import DAY_MS, Limit, budget, in_flight, requests_per_minute, tokens_per_minute
-from entrepot.limits.reserve import Refusal, Short, StoreBusy, Want
+from entrepot.limits.reserve import Asked, Refusal, Short, StoreBusy, asked_of
 from entrepot.limits.shared import Shared
 from redises import Server, private
 
@@ -31,19 +31,19 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def reserve(store: Shared, wants: list[Want]) -> Refusal | None:
+async def reserve(store: Shared, asked: Asked) -> Refusal | None:
     try:
-        return store.reserve(wants, now())
+        return store.reserve(asked, now())
     except Short:
-        return await store.reserve_there(wants, now())
+        return await store.reserve_there(asked, now())
 
 
-async def patiently(store: Shared, wants: list[Want]) -> Refusal | None:
+async def patiently(store: Shared, asked: Asked) -> Refusal | None:
     """A store that is slow to answer is away for a moment."""
     end = time.monotonic() + 20
     while True:
         try:
-            return await reserve(store, wants)
+            return await reserve(store, asked)
         except StoreBusy:
             assert time.monotonic() < end
             await asyncio.sleep(0.05)
@@ -72,7 +72,7 @@ def with_stores(url: str, number: int, work: Callable[[list[Shared]], Awaitable[
 
 
 async def flood(store: Shared, limit: Limit, units: int, seconds: float) -> int:
-    admitted, ends, want = 0, time.monotonic() + seconds, [Want(KEY, limit, units)]
+    admitted, ends, want = 0, time.monotonic() + seconds, asked_of((KEY, limit, units))
     while time.monotonic() < ends:
         if await reserve(store, want) is None:
             admitted += units
@@ -99,7 +99,7 @@ def test_processes_share_a_limit_exactly_with_few_round_trips(server: Server, li
 def test_a_large_limit_needs_no_round_trip_for_each_call(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
         store, limit = stores[0], tokens_per_minute(600_000_000)
-        want = [Want(KEY, limit, 1_000)]
+        want = asked_of((KEY, limit, 1_000))
         assert await reserve(store, want) is None
         store.settle(want, [1_000], now())
         await asyncio.sleep(0.3)
@@ -116,8 +116,8 @@ def test_calls_at_once_share_a_round(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
         store, limit = stores[0], tokens_per_minute(600_000)
         before = store.trips
-        wants = [Want(KEY, limit, 100), Want(b"f" * 16, in_flight(300), 1)]
-        assert await asyncio.gather(*(reserve(store, wants) for _ in range(200))) == [None] * 200
+        calls = [asked_of((KEY, limit, 100), (b"f" * 16, in_flight(300), 1)) for _ in range(200)]
+        assert await asyncio.gather(*(reserve(store, call) for call in calls)) == [None] * 200
         assert store.waited == 200
         assert store.trips - before <= 3, "200 calls are one question"
 
@@ -127,7 +127,7 @@ def test_calls_at_once_share_a_round(server: Server) -> None:
 def test_a_lease_is_renewed_before_it_is_spent(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
         store, limit = stores[0], tokens_per_minute(600_000, 60_000)
-        want = [Want(KEY, limit, 500)]
+        want = asked_of((KEY, limit, 500))
         for _ in range(1_000):
             assert await reserve(store, want) is None
             store.settle(want, [500], now())
@@ -141,7 +141,7 @@ def test_a_lease_is_renewed_before_it_is_spent(server: Server) -> None:
 def test_of_a_limit_of_few_calls_the_next_one_is_leased_ahead(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
         store, limit = stores[0], tokens_per_minute(10_000, 60_000)
-        want = [Want(KEY, limit, 1_200)]
+        want = asked_of((KEY, limit, 1_200))
         assert await reserve(store, want) is None
         for _ in range(4):
             end = time.monotonic() + 10
@@ -165,15 +165,15 @@ def test_what_a_process_holds_is_what_the_store_says_whoever_goes_away(server: S
 
     async def call(store: Shared) -> None:
         units = [chance.randint(1, 900), 1, 1, chance.randint(0, 3) * 10**11 + 7]
-        wants = [Want(key, limit, each) for key, limit, each in zip(keys, limits, units, strict=True)]
-        if await reserve(store, wants) is None:
+        asked = asked_of(*zip(keys, limits, units, strict=True))
+        if await reserve(store, asked) is None:
             real = [each * chance.randint(0, 100) // 100 for each in units]
             real[1] = 0
             used[3] += real[3]
             try:
                 await asyncio.sleep(chance.random() / 50)
             finally:
-                store.settle(wants, real, now())
+                store.settle(asked, real, now())
 
     async def work(stores: list[Shared]) -> None:
         await asyncio.sleep(1.1)  # budgets are granted from now on
@@ -202,7 +202,7 @@ def test_what_a_process_holds_is_what_the_store_says_whoever_goes_away(server: S
 
 def test_small_limits_go_to_the_store_and_are_never_exceeded(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
-        flights = [Want(KEY, in_flight(3), 1)]
+        flights = asked_of((KEY, in_flight(3), 1))
         taken = [await reserve(stores[at % 2], flights) for at in range(5)]
         assert [each is None for each in taken] == [True, True, True, False, False]
         stores[0].settle(flights, [0], now())
@@ -217,7 +217,7 @@ def test_budgets_are_whole_and_each_process_puts_its_own_part_right(server: Serv
         one, two = stores
         limit = budget(10_000_000_000_000, DAY_MS)
         one.restore(KEY, limit, 6_000_000_000_000, now())
-        want = [Want(KEY, limit, 1_000_000_000_000)]
+        want = asked_of((KEY, limit, 1_000_000_000_000))
         assert await reserve(one, want) is None
         one.settle(want, [500_000_000_001], now())
         two.restore(KEY, limit, 2_000_000_000_000, now())
@@ -236,7 +236,7 @@ def test_budgets_are_whole_and_each_process_puts_its_own_part_right(server: Serv
 def test_without_the_store_each_admits_its_share_and_there_is_no_burst_when_it_is_back(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
         limit = requests_per_minute(600, 6_000)
-        want = [Want(KEY, limit, 1)]
+        want = asked_of((KEY, limit, 1))
         assert await reserve(stores[0], want) is None
         await asyncio.sleep(0.3)
         server.kill()
@@ -249,7 +249,7 @@ def test_without_the_store_each_admits_its_share_and_there_is_no_burst_when_it_i
         assert all(store.degraded for store in stores)
         assert all(25 <= number <= 40 for number in alone), "half of sixty each"
         with pytest.raises(StoreBusy):
-            await reserve(stores[0], [Want(b"b" * 16, budget(1_000_000), 1)])
+            await reserve(stores[0], asked_of((b"b" * 16, budget(1_000_000), 1)))
         server.start()
         end = time.monotonic() + 10
         while any(store.degraded for store in stores):
@@ -277,8 +277,12 @@ def test_first_calls_at_once_are_granted_nothing_that_the_store_forgets(server: 
             return await ask(keys=keys, args=args)
 
         store._round = first_is_late  # type: ignore[assignment]
-        want = [Want(KEY, tokens_per_minute(600_000, 10_000), 1_000)]
-        assert await asyncio.gather(*(reserve(store, want) for _ in range(3))) == [None] * 3
+        limit = tokens_per_minute(600_000, 10_000)
+
+        def want() -> Asked:
+            return asked_of((KEY, limit, 1_000))
+
+        assert await asyncio.gather(*(reserve(store, want()) for _ in range(3))) == [None] * 3
         store._ended = True
         assert store._task is not None
         await store._task
@@ -293,7 +297,7 @@ def test_first_calls_at_once_are_granted_nothing_that_the_store_forgets(server: 
 def test_a_limit_that_was_used_up_does_not_begin_anew_without_the_store(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
         limit = requests_per_minute(60, 60_000)
-        want, taken = [Want(KEY, limit, 1)], 0
+        want, taken = asked_of((KEY, limit, 1)), 0
         for store in stores:
             while await reserve(store, want) is None:
                 taken += 1
@@ -317,7 +321,7 @@ def test_what_a_dead_process_held_is_free_again(server: Server, monkeypatch: pyt
     async def work(stores: list[Shared]) -> None:
         dead = Shared(server.url, "g/dead")
         await dead.start()
-        want = [Want(KEY, in_flight(1), 1)]
+        want = asked_of((KEY, in_flight(1), 1))
         assert await reserve(dead, want) is None
         assert await reserve(stores[0], want) is not None
         dead._ended = True
@@ -336,7 +340,7 @@ def test_a_store_that_comes_back_empty_hears_of_budgets_again_before_it_grants_a
     async def work(stores: list[Shared]) -> None:
         one, two = stores
         limit, million = budget(10_000_000_000_000, DAY_MS), 1_000_000_000_000
-        want = [Want(KEY, limit, million)]
+        want = asked_of((KEY, limit, million))
         one.restore(KEY, limit, 5 * million + 1, now())
         for _ in range(2):
             assert await reserve(two, want) is None
@@ -363,7 +367,7 @@ def test_after_a_loss_budgets_wait_until_all_that_were_there_have_told(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit, million = budget(10_000_000_000_000, DAY_MS), 1_000_000_000_000
-    want = [Want(KEY, limit, million)]
+    want = asked_of((KEY, limit, million))
 
     async def lose(stores: list[Shared], grace_ms: int) -> float:
         """How long a call waited then."""
@@ -382,10 +386,11 @@ def test_after_a_loss_budgets_wait_until_all_that_were_there_have_told(
         two.settle(want, [2 * million], now())
         await asyncio.sleep(0.3)
         assert await lose([two, one], 15_000) < 10
-        admitted = [await patiently(stores[at % 2], want) is None for at in range(4)]
+        calls = [asked_of((KEY, limit, million)) for _ in range(4)]
+        admitted = [await patiently(stores[at % 2], call) is None for at, call in enumerate(calls)]
         assert admitted == [True, True, True, False], "6 of 10 are used, and leases lie idle"
-        for at in range(3):
-            stores[at % 2].settle(want, [0], now())
+        for at, call in enumerate(calls[:3]):
+            stores[at % 2].settle(call, [0], now())
         dead = Shared(server.url, "g/dead")
         await dead.start()
         await asyncio.sleep(0.3)
@@ -425,7 +430,7 @@ def test_what_the_store_has_of_a_budget_is_what_it_was_told_or_is_put_right(serv
 def test_later_calls_wait_for_what_was_used_and_never_reserved(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
         limit = tokens_per_minute(600_000)
-        want = [Want(KEY, limit, 10)]
+        want = asked_of((KEY, limit, 10))
         for store in stores:
             assert await reserve(store, want) is None
             store.settle(want, [limit.burst], now())
@@ -441,7 +446,7 @@ def test_without_the_store_calls_wait_as_well_for_what_was_never_reserved(server
     async def work(stores: list[Shared]) -> None:
         (store,) = stores
         limit = tokens_per_minute(60_000, 60_000)
-        want = [Want(KEY, limit, 2_000)]
+        want = asked_of((KEY, limit, 2_000))
         await lose(server, store)
         assert await reserve(store, want) is None
         store.settle(want, [30_000], now())
@@ -458,8 +463,8 @@ def test_a_call_that_draws_nothing_from_a_limit_does_not_wait_for_it(server: Ser
     async def work(stores: list[Shared]) -> None:
         (store,) = stores
         tokens, other = tokens_per_minute(600_000), b"o" * 16
-        first = [Want(KEY, in_flight(40), 1), Want(other, tokens, 100)]
-        then = [Want(KEY, in_flight(40), 1), Want(other, tokens, 0)]
+        first = asked_of((KEY, in_flight(40), 1), (other, tokens, 100))
+        then = asked_of((KEY, in_flight(40), 1), (other, tokens, 0))
         assert await reserve(store, first) is None
         await asyncio.sleep(0.3)
         store.settle(first, [0, 100_000], now())
@@ -477,7 +482,7 @@ def test_what_is_held_is_told_again_to_a_store_that_took_the_process_for_dead(
 
     async def work(stores: list[Shared]) -> None:
         one, two = stores
-        flights = [Want(KEY, in_flight(3), 1)]
+        flights = asked_of((KEY, in_flight(3), 1))
         assert [await reserve(one, flights) for _ in range(3)] == [None] * 3
         ask = one._round
 
@@ -503,7 +508,7 @@ def test_a_refusal_of_a_large_call_refuses_no_smaller_one(server: Server) -> Non
     async def work(stores: list[Shared]) -> None:
         (store,) = stores
         limit = tokens_per_minute(10_000, 60_000)
-        large, small = [Want(KEY, limit, 9_000)], [Want(KEY, limit, 3_000)]
+        large, small = asked_of((KEY, limit, 9_000)), asked_of((KEY, limit, 3_000))
         assert await reserve(store, small) is None
         assert await reserve(store, large) is not None
         before = store.trips
@@ -518,7 +523,7 @@ def test_a_refusal_of_a_large_call_refuses_no_smaller_one(server: Server) -> Non
 def test_what_was_leased_of_budgets_is_void_as_soon_as_the_store_is_away(server: Server) -> None:
     async def work(stores: list[Shared]) -> None:
         (store,) = stores
-        want, none = [Want(KEY, budget(10**15), 10**9)], [Want(KEY, budget(10**15), 0)]
+        want, none = asked_of((KEY, budget(10**15), 10**9)), asked_of((KEY, budget(10**15), 0))
         for _ in range(20):
             assert await patiently(store, want) is None
             await asyncio.sleep(0.1)

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-from entrepot.limits.reserve import Want
 from entrepot.limits.table import Table
 
 from limits_worker import FLIGHTS, KEY, LIMIT, SPENT  # isort: skip
@@ -37,11 +36,11 @@ def test_what_a_killed_process_had_reserved_is_given_back(tmp_path: Path) -> Non
     worker = start(tmp_path / "limits", 1, 5.0, 1_000, "hang")
     assert worker.stdout is not None
     assert worker.stdout.readline() == "holding\n"
-    assert table.states([Want(KEY, LIMIT, 0)], 0)[0].remaining == LIMIT.burst - 1_000
+    assert table.state(KEY, LIMIT, 0).remaining == LIMIT.burst - 1_000
     worker.send_signal(signal.SIGKILL)
     worker.communicate()
     table.release(1)
-    assert table.states([Want(KEY, LIMIT, 0)], 0)[0].remaining == LIMIT.burst
+    assert table.state(KEY, LIMIT, 0).remaining == LIMIT.burst
 
 
 def test_processes_killed_in_the_midst_of_it_leave_no_lock_and_nothing_reserved(tmp_path: Path) -> None:
@@ -62,11 +61,11 @@ def test_processes_killed_in_the_midst_of_it_leave_no_lock_and_nothing_reserved(
         worker.communicate()
         table.release(number)
     now_ms = time.time_ns() // 1_000_000
-    flights, spent = table.states([FLIGHTS, SPENT], now_ms)
-    assert flights.remaining == FLIGHTS.limit.burst
-    assert spent.remaining < SPENT.limit.burst, "they were hurrying"
+    flights, spent = (table.state(*each, now_ms) for each in (FLIGHTS, SPENT))
+    assert flights.remaining == FLIGHTS[1].burst
+    assert spent.remaining < SPENT[1].burst, "they were hurrying"
     for number in range(4):
         successor = Table(tmp_path / "limits", number, 4, slots=64)
-        successor.restore(SPENT.key, SPENT.limit, 1_000 + number, now_ms)
+        successor.restore(*SPENT, 1_000 + number, now_ms)
         successor.close()
-    assert table.states([SPENT], now_ms)[0].remaining == SPENT.limit.burst - 4_006
+    assert table.state(*SPENT, now_ms).remaining == SPENT[1].burst - 4_006

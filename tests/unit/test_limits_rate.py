@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -32,7 +33,7 @@ from entrepot.limits.rate import (
     window_of,
     window_start_ms,
 )
-from entrepot.limits.reserve import Memory, Store, Want
+from entrepot.limits.reserve import Asked, Memory, Store, asked_of
 from entrepot.limits.table import Table
 
 KEY = b"k" * 16
@@ -74,6 +75,9 @@ class Slow:
             self.reserved += units
         return True
 
+    def left(self) -> int:
+        return max(0, math.floor(self.limit.burst - self.level - self.reserved))
+
     def settle(self, units: int, used: int) -> None:
         if not self.limit.charged:
             self.reserved -= units
@@ -94,14 +98,17 @@ def test_every_store_admits_what_the_slow_model_admits(
         for number, (passes, units, percent, lasts) in enumerate(calls):
             now += passes
             slow.pass_to(now)
-            for ends, taken, used in [call for call in open_calls if call[0] <= number]:
-                open_calls.remove((ends, taken, used))
-                slow.settle(taken, used)
-                store.settle([Want(KEY, limit, taken)], [used], now)
-            refusal = store.reserve([Want(KEY, limit, units)], now)
+            for call in [call for call in open_calls if call[0] <= number]:
+                open_calls.remove(call)
+                _, asked, used = call
+                slow.settle(asked.units[0], used)
+                store.settle(asked, [used], now)
+            asked = asked_of((KEY, limit, units))
+            refusal = store.reserve(asked, now)
             assert (refusal is None) == slow.take(units)
+            assert asked.met[0].left(now) == slow.left()
             if refusal is None:
-                open_calls.append((number + lasts, units, units * percent // 100))
+                open_calls.append((number + lasts, asked, units * percent // 100))
 
 
 @given(LIMITS, CALLS)
@@ -109,8 +116,9 @@ def test_no_stretch_of_time_sees_more_than_the_bound(limit: Limit, calls: list[t
     store, now, used, largest = Memory(), 0, [], limit.burst
     for passes, units, _, _ in calls:
         now += passes
-        if store.reserve([Want(KEY, limit, units)], now) is None:
-            store.settle([Want(KEY, limit, units)], [units], now)
+        asked = asked_of((KEY, limit, units))
+        if store.reserve(asked, now) is None:
+            store.settle(asked, [units], now)
             used.append((now, units))
             largest = max(largest, units)
     if not limit.window_ms and limit.amount:
@@ -178,23 +186,59 @@ def test_instants_of_one_window_have_its_number(window_ms: int, at_ms: int, late
 def test_all_wants_or_none(tmp_path: Path) -> None:
     for store in stores(tmp_path):
         wide, narrow = in_flight(10), in_flight(1)
-        assert store.reserve([Want(b"n" * 16, narrow, 1)], 0) is None
-        refusal = store.reserve([Want(b"w" * 16, wide, 4), Want(b"n" * 16, narrow, 1)], 0)
+        assert store.reserve(asked_of((b"n" * 16, narrow, 1)), 0) is None
+        refusal = store.reserve(asked_of((b"w" * 16, wide, 4), (b"n" * 16, narrow, 1)), 0)
         assert refusal is not None
         assert refusal.which == 1
-        assert store.states([Want(b"w" * 16, wide, 0)], 0)[0].remaining == 10
+        assert store.state(b"w" * 16, wide, 0).remaining == 10
+
+
+def test_a_call_ends_by_what_it_took_whatever_a_limit_is_by_then(tmp_path: Path) -> None:
+    before, after = tokens_per_minute(60_000), tokens_per_minute(600)
+    for store in stores(tmp_path):
+        asked = asked_of((KEY, before, 100))
+        assert store.reserve(asked, 0) is None
+        assert store.state(KEY, after, 0).remaining == 0
+        store.settle(asked, [40], 0)
+        assert asked.met[0].limit is after
+        assert store.state(KEY, after, 0).remaining == after.burst - 40
+
+
+def test_what_is_used_counts_though_nothing_was_reserved_and_all_was_forgotten(tmp_path: Path) -> None:
+    for store in stores(tmp_path):
+        asked = asked_of((KEY, budget(1_000), 0))
+        assert store.reserve(asked, 0) is None
+        store.forget(10)
+        store.settle(asked, [70], 20)
+        assert store.counted(KEY, budget(1_000), 20) == 70
+
+
+def test_a_refusal_leaves_what_each_limit_has_left(tmp_path: Path) -> None:
+    for store in stores(tmp_path):
+        asked = asked_of((b"n" * 16, in_flight(1), 2), (b"w" * 16, in_flight(10), 4))
+        assert store.reserve(asked, 0) is not None
+        assert [each.left(0) for each in asked.met] == [1, 10]
+
+
+def test_only_as_many_limits_are_asked_for_as_there_are_units(tmp_path: Path) -> None:
+    for store in stores(tmp_path):
+        asked = Asked((b"a" * 16, b"b" * 16), [in_flight(3), in_flight(3)], [1])
+        assert store.reserve(asked, 0) is None
+        assert len(asked.met) == 1
+        assert store.state(b"b" * 16, in_flight(3), 0).remaining == 3
 
 
 def test_memory_forgets_what_is_empty_again() -> None:
     store, limit = Memory(), tokens_per_minute(60_000)
-    store.reserve([Want(KEY, limit, 600)], 0)
+    asked = asked_of((KEY, limit, 600))
+    store.reserve(asked, 0)
     store.forget(10**9)
-    assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000 - 600, "what is in flight is kept"
-    store.settle([Want(KEY, limit, 600)], [600], 0)
+    assert store.state(KEY, limit, 0).remaining == 10_000 - 600, "what is in flight is kept"
+    store.settle(asked, [600], 0)
     store.forget(599)
-    assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000 - 600
+    assert store.state(KEY, limit, 0).remaining == 10_000 - 600
     store.forget(600)
-    assert store.states([Want(KEY, limit, 0)], 0)[0].remaining == 10_000
+    assert store.state(KEY, limit, 0).remaining == 10_000
 
 
 def test_memory_forgets_many_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,14 +257,15 @@ def test_a_process_puts_its_own_part_of_a_window_right(tmp_path: Path) -> None:
     limit = budget(1_000)
     mine, other = (Table(tmp_path / "limits", number, 2, slots=64) for number in range(2))
     for store, used in ((mine, 100), (other, 300)):
-        store.reserve([Want(KEY, limit, used)], 0)
-        store.settle([Want(KEY, limit, used)], [used], 0)
+        asked = asked_of((KEY, limit, used))
+        store.reserve(asked, 0)
+        store.settle(asked, [used], 0)
     assert mine.restore(KEY, limit, 150, 1) == 100
-    assert other.states([Want(KEY, limit, 0)], 1)[0].remaining == 1_000 - 450
+    assert other.state(KEY, limit, 1).remaining == 1_000 - 450
     assert mine.restore(KEY, limit, 0, DAY_MS) == 0, "nobody has used anything of a new day"
-    assert other.states([Want(KEY, limit, 0)], DAY_MS)[0].remaining == 1_000
+    assert other.state(KEY, limit, DAY_MS).remaining == 1_000
     memory = Memory()
     memory.restore(KEY, limit, 150, 1)
-    assert memory.states([Want(KEY, limit, 0)], 1)[0].remaining == 850
+    assert memory.state(KEY, limit, 1).remaining == 850
     for store in (mine, other):
         store.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from entrepot.limits.rate import DAY_MS, Limit, budget, in_flight, requests_per_minute, tokens_per_minute
-from entrepot.limits.reserve import StoreBusy, Want
+from entrepot.limits.reserve import Asked, State, StoreBusy, asked_of
 from entrepot.limits.table import WAYS, Table
 
 KEY = b"k" * 16
@@ -60,14 +60,15 @@ def deaths(folder: Path, before: Callable[[Table], None], work: Callable[[Table]
 
 
 def taken(store: Table, limit: Limit, now_ms: int) -> int:
-    left = store.states([Want(KEY, limit, 0)], now_ms)[0].remaining
-    assert store.reserve([Want(b"another key.....", in_flight(9), 1)], now_ms) is None, "no lock is left"
+    left = store.state(KEY, limit, now_ms).remaining
+    assert store.reserve(asked_of((b"another key.....", in_flight(9), 1)), now_ms) is None, "no lock is left"
     return limit.burst - left
 
 
 def used(store: Table, limit: Limit, units: int, now_ms: int) -> None:
-    assert store.reserve([Want(KEY, limit, units)], now_ms) is None
-    store.settle([Want(KEY, limit, units)], [units], now_ms)
+    asked = asked_of((KEY, limit, units))
+    assert store.reserve(asked, now_ms) is None
+    store.settle(asked, [units], now_ms)
 
 
 @pytest.mark.parametrize("limit", [tokens_per_minute(60_000), requests_per_minute(60_000)])
@@ -103,7 +104,7 @@ def test_a_death_at_the_beginning_of_a_day_charges_nobody_for_the_day_before(tmp
 
 def test_a_death_while_a_slot_changes_hands_leaves_a_limit_that_is_whole(tmp_path: Path) -> None:
     limit, old = tokens_per_minute(60_000), b"K" + KEY[1:]
-    one = [Want(old, limit, 100)]
+    one = asked_of((old, limit, 100))
 
     def leave(store: Table) -> None:
         store.reserve(one, 0)
@@ -111,7 +112,7 @@ def test_a_death_while_a_slot_changes_hands_leaves_a_limit_that_is_whole(tmp_pat
 
     for table in deaths(tmp_path, leave, lambda it: [it._new(KEY, at, 1_000) for at in places(it, old)]):
         assert taken(table, limit, 1_000) == 0
-        assert table.states(one, 1_000)[0].remaining == limit.burst
+        assert table.state(old, limit, 1_000).remaining == limit.burst
         table.close()
 
 
@@ -119,27 +120,29 @@ def places(table: Table, key: bytes) -> list[int]:
     return [table._places[key].place]
 
 
-def test_states_after_a_reservation_are_what_the_table_says(tmp_path: Path) -> None:
+def test_what_a_reservation_met_is_what_the_table_says(tmp_path: Path) -> None:
     mine, other = (Table(tmp_path / "limits", number, 2, slots=64) for number in range(2))
-    wants = [
-        Want(b"r" * 16, requests_per_minute(600), 1),
-        Want(b"f" * 16, in_flight(10), 1),
-        Want(KEY, tokens_per_minute(60_000), 700),
-        Want(b"b" * 16, budget(10_000), 800),
-    ]
+    limits = {
+        b"r" * 16: requests_per_minute(600),
+        b"f" * 16: in_flight(10),
+        KEY: tokens_per_minute(60_000),
+        b"b" * 16: budget(10_000),
+    }
+
+    def asked() -> Asked:
+        return Asked(tuple(limits), list(limits.values()), [1, 1, 700, 800])
+
+    def states(table: Table, now_ms: int) -> list[State]:
+        return [table.state(*each, now_ms) for each in limits.items()]
+
     for now_ms in (0, 40, 1_000):
-        assert mine.reserve(wants, now_ms) is None
-        here, there = (
-            [(each.remaining, each.reset_ms) for each in table.states(wants, now_ms)] for table in (mine, other)
-        )
-        assert here == there
-        mine.settle(wants[1:], [0, 300, 500], now_ms)
-        here, there = (
-            [(each.remaining, each.reset_ms) for each in table.states(wants, now_ms)] for table in (mine, other)
-        )
-        assert here == there
-    assert other.reserve(wants, 1_000) is None
-    assert mine.states(wants, 1_000)[1].remaining == 9, "what another process reserved is seen"
+        call = asked()
+        assert mine.reserve(call, now_ms) is None
+        assert [each.state(now_ms) for each in call.met] == states(mine, now_ms) == states(other, now_ms)
+        mine.settle(call, [0, 0, 300, 500], now_ms)
+        assert states(mine, now_ms) == states(other, now_ms)
+    assert other.reserve(asked(), 1_000) is None
+    assert states(mine, 1_000)[1].remaining == 9, "what another process reserved is seen"
     for store in (mine, other):
         store.close()
 
@@ -148,11 +151,25 @@ def test_more_limits_at_once_than_a_key_has_slots_for_are_refused_until_one_is_w
     table, limit = Table(tmp_path / "limits", 0, 1, slots=64), tokens_per_minute(60_000)
     keys = [bytes(8) + number.to_bytes(8, "little") for number in range(1, WAYS + 2)]
     for key in keys[:-1]:
-        used_by = [Want(key, limit, 100)]
+        used_by = asked_of((key, limit, 100))
         table.reserve(used_by, 0)
         table.settle(used_by, [100], 0)
     with pytest.raises(StoreBusy):
-        table.reserve([Want(keys[-1], limit, 1)], 99)
-    assert table.reserve([Want(keys[-1], limit, 1)], 100) is None
-    assert table.reserve([Want(keys[0], limit, 1)], 100) is None, "the first gave up its slot and finds another"
+        table.reserve(asked_of((keys[-1], limit, 1)), 99)
+    assert table.reserve(asked_of((keys[-1], limit, 1)), 100) is None
+    assert table.reserve(asked_of((keys[0], limit, 1)), 100) is None, "the first gave up its slot and finds another"
+    table.close()
+
+
+def test_a_call_of_which_nothing_was_reserved_ends_though_its_slot_is_another_limit_s_by_now(tmp_path: Path) -> None:
+    table, limit = Table(tmp_path / "limits", 0, 1, slots=64), budget(10_000)
+    keys = [bytes(8) + number.to_bytes(8, "little") for number in range(1, WAYS + 2)]
+    call = asked_of((keys[0], limit, 0))
+    assert table.reserve(call, 0) is None
+    for key in keys[1:]:
+        assert table.reserve(asked_of((key, in_flight(9), 2)), 1) is None
+    table.release(0)
+    table.settle(call, [70], 2)
+    assert table.counted(keys[0], limit, 2) == 70
+    assert [table.state(key, in_flight(9), 2).remaining for key in keys[2:]] == [9] * (WAYS - 1)
     table.close()

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from entrepot.wire.forms import Form
-from entrepot.wire.quotas import Exceeded, duration, head, message
+from entrepot.wire.quotas import Exceeded, amount_line, duration, head, message
 
 QUERY = "api-version=2024-10-21"
 TOLD = Exceeded("tokens", "deployment", "chat", "gpt-4o", limit=30_000, remaining=1_000, asked=2_000, wait_ms=1_500)
@@ -57,7 +57,7 @@ def test_what_never_fits_says_so_and_names_no_time(form: Form) -> None:
 
 
 def test_resets_are_seconds_for_azure_and_durations_for_openai() -> None:
-    limits = (600, 99, 1_001), (100_000, 1, 59_999)
+    limits = (amount_line("requests", 600), 99, 1_001), (amount_line("tokens", 100_000), 1, 59_999)
     assert b"x-ratelimit-reset-requests: 2\r\n" in head(Form.AZURE, *limits)
     assert b"x-ratelimit-reset-tokens: 60\r\n" in head(Form.AZURE_V1, *limits)
     assert head(Form.OPENAI, *limits) == (

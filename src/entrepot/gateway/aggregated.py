@@ -11,7 +11,7 @@ from entrepot.ledger.commitments import commit
 from entrepot.ledger.entries import Personal, encode
 from entrepot.ledger.entries import Refusals as Entry
 from entrepot.limits.rate import MINUTE_MS, requests_per_minute
-from entrepot.limits.reserve import Memory, Want
+from entrepot.limits.reserve import Memory, asked_of
 from entrepot.policy import Decision
 from entrepot.projections.refusals import refusing
 
@@ -39,8 +39,8 @@ class Aggregated:
         if number is None:
             return False
         key = key_of("refusals", account.name, call.key_name)
-        want = Want(key, requests_per_minute(number, MINUTE_MS), 1)
-        return self._recorded.reserve([want], call.at_ms) is not None
+        asked = asked_of((key, requests_per_minute(number, MINUTE_MS), 1))
+        return self._recorded.reserve(asked, call.at_ms) is not None
 
     def add(self, call: Call, refused: Error, decisions: tuple[Decision, ...]) -> None:
         assert call.account is not None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, final
 
 from entrepot.gateway.remembered import remember
 from entrepot.limits import rate
 from entrepot.limits.rate import Limit
-from entrepot.limits.reserve import Want
-from entrepot.projections.prices import Prices
+from entrepot.limits.reserve import Asked
+from entrepot.projections.prices import History
 from entrepot.resources import model as declared
 from entrepot.resources import rates
 from entrepot.snapshot import Account, Deployment, Snapshot
+from entrepot.wire.quotas import amount_line
 
 Kind = Literal["requests", "in_flight", "tokens", "budget"]
 Scope = Literal["deployment", "key", "account", "organization"]
@@ -24,49 +25,59 @@ TOKENS_WINDOW_MS = 60_000
 """A minute's tokens may come at once, as the real service has it."""
 
 
-class Bound(NamedTuple):
-    """One limit, the same for all who are given it. `soft` is where a budget begins to be told of.
+@final
+class Bound:
+    """One limit, the same for all who are given it. With `soft` left a budget begins to be told of.
 
-    `mark` is what its keys have behind scope and name.
+    `mark` is what its keys have behind scope and name, `line` what headers tell of its amount.
     """
 
-    limit: Limit
-    kind: Kind
-    scope: Scope
-    mark: str
-    currency: str = ""
-    soft: int = 0
+    __slots__ = ("currency", "kind", "limit", "line", "mark", "scope", "soft", "window_ms")
+
+    def __init__(self, limit: Limit, kind: Kind, scope: Scope, mark: str) -> None:
+        self.limit = limit
+        self.kind = kind
+        self.scope = scope
+        self.mark = mark
+        self.line = amount_line(kind, limit.amount)
+        self.window_ms = limit.window_ms
+        self.currency = ""
+        self.soft = 0
+
+    def is_drawn(self, price: declared.Price | None) -> bool:
+        """Whether a call at this price draws from the budget: not in another currency, nor without a price."""
+        return price is not None and price.currency == self.currency
 
 
+@final
 class Terms:
     """All that calls meet which are limited alike, the cheapest to mend first: requests, calls, tokens, money.
 
-    INVARIANT: `all` is requests, calls in flight, tokens, budgets, in this order; so are keys and a call's wants.
+    INVARIANT: `all` is requests, calls in flight, tokens, budgets, in this order; so are keys and what a call asks for.
+    `flights`, `tokens` and `money` are where the second, third and fourth begin.
     """
 
     __slots__ = (
-        *("_model", "_prices", "all", "budgets", "charged", "default_tokens", "fixed", "flights", "most_tokens"),
-        "tokens",
+        *("_prices", "all", "budgets", "default_tokens", "flights", "limits", "money", "most_tokens", "tokens"),
     )
 
     def __init__(self, found: list[Bound], model: declared.Model) -> None:
-        requests = [each for each in found if each.kind == "requests"]
-        flights = [each for each in found if each.kind == "in_flight"]
-        tokens = [each for each in found if each.kind == "tokens"]
-        self.budgets = [each for each in found if each.kind == "budget"]
-        self.all = [*requests, *flights, *tokens, *self.budgets]
-        self.fixed = [each.limit for each in (*requests, *flights)]
-        self.tokens = [each.limit for each in tokens]
-        self.charged = len(requests)
-        self.flights = len(flights)
-        self.most_tokens = min(limit.amount for limit in self.tokens)
+        of: dict[Kind, list[Bound]] = {"requests": [], "in_flight": [], "tokens": [], "budget": []}
+        for each in found:
+            of[each.kind].append(each)
+        self.budgets = of["budget"]
+        self.all = [each for bounds in of.values() for each in bounds]
+        self.limits = [each.limit for each in self.all]
+        self.flights = len(of["requests"])
+        self.tokens = self.flights + len(of["in_flight"])
+        self.money = self.tokens + len(of["tokens"])
+        self.most_tokens = min([limit.amount for limit in self.limits[self.tokens : self.money]])
         self.default_tokens = model.default_output_tokens
-        self._model = model
-        self._prices = Prices((model,)) if self.budgets else None
+        self._prices = History(model)
 
     def price(self, at_ms: int) -> declared.Price | None:
-        """The one in force at an instant, for budgets; None where the model has none then."""
-        return None if self._prices is None else self._prices.at(self._model.name, self._model.version, at_ms)
+        """The one in force at an instant, for budgets; None where there are none, or the model has none then."""
+        return self._prices.at(at_ms) if self.budgets else None
 
 
 class Bounds:
@@ -82,14 +93,17 @@ class Bounds:
         self.keys = keys
 
 
-class Held(NamedTuple):
-    """What a call has reserved, until it is settled. `wants` are those to settle, in the order of `terms.all`."""
+@final
+class Held:
+    """What a call has reserved, until it is settled. `price` is that of its budgets, if it has any."""
 
-    terms: Terms
-    wants: list[Want]
-    price: declared.Price | None
-    prompt: int
-    completion: int
+    __slots__ = ("asked", "completion", "price", "prompt", "terms")
+
+    def __init__(self, terms: Terms, asked: Asked) -> None:
+        self.terms = terms
+        self.asked = asked
+        self.price: declared.Price | None = None
+        self.prompt = self.completion = 0
 
 
 class Allowances:
@@ -165,9 +179,11 @@ def _bound(limit: Limit, kind: Kind, scope: Scope) -> Bound:
 def budget_bound(scope: Scope, budget: declared.Budget) -> Bound:
     amount = budget.amount_micros * UNIT_PER_MICRO
     window_ms = rate.DAY_MS if budget.period == "day" else rate.MONTH_MS
-    soft = -(-amount * budget.soft_percent // 100)
     mark = f"budget\0{budget.period}\0{budget.currency}"
-    return Bound(rate.budget(amount, window_ms), "budget", scope, mark, budget.currency, soft)
+    bound = Bound(rate.budget(amount, window_ms), "budget", scope, mark)
+    bound.currency = budget.currency
+    bound.soft = amount * (100 - budget.soft_percent) // 100
+    return bound
 
 
 def key_of(*parts: str) -> bytes:

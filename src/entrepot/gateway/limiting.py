@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -17,9 +17,8 @@ from entrepot.gateway.bounds import Allowances, Bound, Bounds, Held, Terms
 from entrepot.gateway.call import Call
 from entrepot.ledger.entries import Usage
 from entrepot.limits.rate import same_window, window_end_ms
-from entrepot.limits.reserve import Refusal, State, Store, StoreBusy, Want
-from entrepot.projections.prices import cost
-from entrepot.resources.model import Price
+from entrepot.limits.reserve import Asked, Bucket, Refusal, Store, StoreBusy
+from entrepot.projections.prices import cost_of
 from entrepot.snapshot import Snapshot
 from entrepot.telemetry.metrics import Metrics
 from entrepot.wire import quotas
@@ -27,18 +26,10 @@ from entrepot.wire.usage import BYTES_PER_TOKEN, estimated
 
 log = logging.getLogger(__name__)
 
-DEGRADED = ("limits",)
-MOST_TOKENS = 1_000_000_000
-EMBEDDED = b";base64,"
+DEGRADED: Final = ("limits",)
+MOST_TOKENS: Final = 1_000_000_000
+EMBEDDED: Final = b";base64,"
 """In a body that has an image or a sound in it, whose bytes are no text."""
-
-
-class Asking(NamedTuple):
-    """What a call wants of its limits, and what it holds if it gets it: None for one that is refused anyway."""
-
-    terms: Terms
-    wants: list[Want]
-    held: Held | None
 
 
 class Limiting:
@@ -49,7 +40,7 @@ class Limiting:
         self._allowances: Allowances | None = None
         self._told: set[tuple[bytes, int]] = set()
         self._refused: dict[tuple[str, str], int] = {}
-        self._unsettled: list[tuple[list[Want], list[int]]] = []
+        self._unsettled: list[tuple[Asked, list[int]]] = []
 
     def adopt(self, snapshot: Snapshot) -> None:
         self._allowances = Allowances(snapshot)
@@ -60,20 +51,22 @@ class Limiting:
         A call that the access policy does not permit is a request all the same, and takes nothing else. Raises Short;
         then `reserve_there` is to be awaited.
         """
-        asking = self._asking(call, permitted)
+        held = self._asking(call, permitted)
         try:
             if self._unsettled:
                 self._settle_again(call.at_ms)
-            return self._reserved(call, asking, self._store.reserve(asking.wants, call.at_ms))
+            refusal = self._store.reserve(held.asked, call.at_ms)
         except StoreBusy as busy:
             raise not_now() from busy
+        return self._reserved(call, held, refusal, permitted)
 
     async def reserve_there(self, call: Call, *, permitted: bool) -> Error | None:
-        asking = self._asking(call, permitted)
+        held = self._asking(call, permitted)
         try:
-            return self._reserved(call, asking, await self._store.reserve_there(asking.wants, call.at_ms))
+            refusal = await self._store.reserve_there(held.asked, call.at_ms)
         except StoreBusy as busy:
             raise not_now() from busy
+        return self._reserved(call, held, refusal, permitted)
 
     def settle(self, call: Call, spent: list[Usage], now_ms: int) -> None:
         """Exactly once for each call that holds something. `spent` is the usage of the answer and of all other legs."""
@@ -81,63 +74,55 @@ class Limiting:
         if held is None:
             return
         call.held = None
-        terms, tokens = held.terms, 0
+        terms, price = held.terms, held.price
+        tokens = money = 0
         for usage in spent:
-            tokens += usage.prompt + usage.completion
-        used = [0] * terms.flights + [tokens] * len(terms.tokens)
-        money = worth(held.price, spent) if terms.budgets else 0
+            prompt, completion = usage.prompt, usage.completion
+            tokens += prompt + completion
+            if price is not None:
+                money += cost_of(price, prompt, usage.cached, completion)
+        used = [0] * terms.tokens + [tokens] * (terms.money - terms.tokens)
         for each in terms.budgets:
-            window_ms = each.limit.window_ms
             # What belongs to the window of its decision, which is over, is counted no more.
-            over = not same_window(window_ms, call.at_ms, now_ms)
-            used.append(money if drawn(each, held.price) and not over else 0)
-        self._settle(held.wants, used, now_ms)
+            over = not same_window(each.window_ms, call.at_ms, now_ms)
+            used.append(0 if over or not each.is_drawn(price) else money)
+        self._settle(held.asked, used, now_ms)
 
-    def _asking(self, call: Call, permitted: bool) -> Asking:
+    def _asking(self, call: Call, permitted: bool) -> Held:
+        """What a call asks for: all of it is held if it gets it, and is permitted."""
         bounds = self._bounds(call)
-        terms, keys = bounds.terms, bounds.keys
-        wants: list[Want] = []
-        for limit in terms.fixed:
-            wants.append(Want(keys[len(wants)], limit, 1))
+        terms = bounds.terms
         if not permitted:
-            return Asking(terms, wants[: terms.charged], None)
+            return Held(terms, Asked(bounds.keys, terms.limits, [1] * terms.flights))
         prompt, completion = expected(call, terms)
-        tokens = prompt + completion
-        for limit in terms.tokens:
-            wants.append(Want(keys[len(wants)], limit, tokens))
-        price = None
-        if terms.budgets:
-            price = terms.price(call.at_ms)
-            money = worth(price, [Usage(0, completion, prompt, 0, "estimated")])
-            for each in terms.budgets:
-                wants.append(Want(keys[len(wants)], each.limit, money if drawn(each, price) else 0))
-        return Asking(terms, wants, Held(terms, wants[terms.charged :], price, prompt, completion))
+        units = [1] * terms.tokens + [prompt + completion] * (terms.money - terms.tokens)
+        held = Held(terms, Asked(bounds.keys, terms.limits, units))
+        held.prompt, held.completion = prompt, completion
+        price = held.price = terms.price(call.at_ms)
+        money = 0 if price is None else cost_of(price, prompt, 0, completion)
+        for each in terms.budgets:
+            units.append(money if each.is_drawn(price) else 0)
+        return held
 
-    def _reserved(self, call: Call, asking: Asking, refusal: Refusal | None) -> Error | None:
-        store, (terms, wants, held) = self._store, asking
-        if store.degraded:
+    def _reserved(self, call: Call, held: Held, refusal: Refusal | None, permitted: bool) -> Error | None:
+        if self._store.degraded:
             call.degraded = DEGRADED
-        if held is not None:
+        if permitted:
             if refusal is None:
                 call.held = held
-            states = store.states(wants, call.at_ms)
-            call.limit_head = head_of(call, terms, states)
-            if terms.budgets:
-                call.limit_head += self._soft(call, terms, wants, states)
-        if refusal is None:
-            return None
-        return self._refusal(call, terms, refusal, wants[refusal.which], store.states(wants, call.at_ms))
+            call.limit_head = self._head(call, held)
+        return None if refusal is None else self._refusal(call, held, refusal)
 
-    def _settle(self, wants: list[Want], used: list[int], now_ms: int) -> None:
+    def _settle(self, asked: Asked, used: list[int], now_ms: int) -> None:
         try:
-            self._store.settle(wants, used, now_ms)
+            self._store.settle(asked, used, now_ms)
         except StoreBusy:
-            self._unsettled.append((wants, used))
+            self._unsettled.append((asked, used))
 
     def _settle_again(self, now_ms: int) -> None:
         waiting, self._unsettled = self._unsettled, []
-        for wants, used in waiting:
-            self._settle(wants, used, now_ms)
+        for asked, used in waiting:
+            self._settle(asked, used, now_ms)
 
     def age(self, now_ms: int) -> None:
         """Forget what is whole again."""
@@ -165,8 +150,8 @@ class Limiting:
             known = Allowances(snapshot)
         return known.of(account, deployment, call.key_name)
 
-    def _refusal(self, call: Call, terms: Terms, refusal: Refusal, want: Want, states: list[State]) -> Error:
-        bound = terms.all[refusal.which]
+    def _refusal(self, call: Call, held: Held, refusal: Refusal) -> Error:
+        bound, asked = held.terms.all[refusal.which], held.asked
         labels = (bound.scope, bound.kind)
         self._refused[labels] = self._refused.get(labels, 0) + 1
         if bound.kind == "budget":
@@ -178,8 +163,8 @@ class Limiting:
             call.deployment.name,
             call.deployment.model,
             limit=bound.limit.amount or bound.limit.burst,
-            remaining=states[refusal.which].remaining,
-            asked=want.units,
+            remaining=asked.met[refusal.which].left(call.at_ms),
+            asked=asked.units[refusal.which],
             wait_ms=refusal.wait_ms,
         )
         request = call.exchange.request
@@ -189,23 +174,33 @@ class Limiting:
         kind = "tokens" if bound.kind == "tokens" else "requests"
         return Error(Code.RATE_LIMITED, message, subject=kind, retry_after_ms=told.retry_after_ms)
 
-    def _soft(self, call: Call, terms: Terms, wants: list[Want], states: list[State]) -> bytes:
-        """Tell of budgets that are nearly spent: in the answer, and once for each window in the log."""
+    def _head(self, call: Call, held: Held) -> bytes:
+        """The tightest limit of requests, and that of tokens, as they are with this call under way; budgets."""
+        terms, met, at_ms = held.terms, held.asked.met, call.at_ms
+        requests, tokens = tightest(met, 0, terms.flights, at_ms), tightest(met, terms.tokens, terms.money, at_ms)
+        head = quotas.head(
+            call.form,
+            (terms.all[requests].line, met[requests].left(at_ms), met[requests].reset_ms(at_ms)),
+            (terms.all[tokens].line, met[tokens].left(at_ms), met[tokens].reset_ms(at_ms)),
+        )
         highest = 0
-        first = len(states) - len(terms.budgets)
-        for index, each in enumerate(terms.budgets, first):
-            amount = each.limit.burst
-            used = amount - states[index].remaining
-            if used < each.soft:
-                continue
-            highest = max(highest, used * 100 // amount)
-            told = wants[index].key, window_end_ms(each.limit.window_ms, call.at_ms)
-            if told not in self._told:
-                self._told.add(told)
-                assert call.account is not None
-                fields = {"scope": each.scope, "account": call.account.name, "percent": used * 100 // amount}
-                log.warning("a budget is nearly spent", extra={"fields": fields})
-        return b"x-entrepot-budget-used: %d%%\r\n" % highest if highest else b""
+        for index in range(terms.money, len(met)):
+            each = terms.all[index]
+            left = met[index].left(at_ms)
+            if left <= each.soft:
+                highest = max(highest, self._soft(call, each, held.asked.keys[index], left))
+        return head + b"x-entrepot-budget-used: %d%%\r\n" % highest if highest else head
+
+    def _soft(self, call: Call, budget: Bound, key: bytes, left: int) -> int:
+        """How much of a budget is spent, in percent, which is nearly all: once for each window the log tells it."""
+        percent = (budget.limit.burst - left) * 100 // budget.limit.burst
+        told = key, window_end_ms(budget.limit.window_ms, call.at_ms)
+        if told not in self._told:
+            self._told.add(told)
+            assert call.account is not None
+            fields = {"scope": budget.scope, "account": call.account.name, "percent": percent}
+            log.warning("a budget is nearly spent", extra={"fields": fields})
+        return percent
 
 
 def not_now() -> Error:
@@ -218,7 +213,8 @@ def expected(call: Call, terms: Terms) -> tuple[int, int]:
     What the call leaves to the model's default never makes it too large for a limit that it would fit by itself.
     """
     data, fields = call.exchange.request.body, call.fields
-    prompt = estimated(data) if EMBEDDED in data else -(-len(data) // BYTES_PER_TOKEN)
+    # `find`, as `in` first tries whether what is looked for is a number.
+    prompt = -(-len(data) // BYTES_PER_TOKEN) if data.find(EMBEDDED) < 0 else estimated(data)
     if call.operation == "embeddings":
         return prompt, 0
     limit = whole(fields.get("max_completion_tokens"))
@@ -234,39 +230,19 @@ def whole(value: msgspec.Raw | None) -> int | None:
     """A number of tokens, at most MOST_TOKENS; None for what is none: the upstream judges it."""
     if value is None:
         return None
-    text = bytes(value)
-    if text.isdigit() and len(text) < 10:
-        return int(text)
-    return math.ceil(min(float(text), MOST_TOKENS)) if text[:1].isdigit() else None  # `1e6`, `1000.0`: some take it
+    text, number = bytes(value), 0
+    for index in range(len(text)):  # several times as fast as `int`
+        digit = text[index] - 48
+        if not 0 <= digit <= 9 or index == 9:  # `1e6`, `1000.0`: some take it
+            return math.ceil(min(float(text), MOST_TOKENS)) if index else None
+        number = number * 10 + digit
+    return number
 
 
-def worth(price: Price | None, spent: list[Usage]) -> int:
-    """In 10^-12 of the price's currency."""
-    return 0 if price is None else sum([cost(price, usage) for usage in spent])
-
-
-def drawn(budget: Bound, price: Price | None) -> bool:
-    """Whether a call at this price draws from the budget: not in another currency, nor without a price."""
-    return price is not None and price.currency == budget.currency
-
-
-def head_of(call: Call, terms: Terms, states: list[State]) -> bytes:
-    """The tightest limit of requests, and that of tokens, as they are with this call under way."""
-    requests = tightest(states, 0, terms.charged)
-    if len(states) <= terms.charged + terms.flights:
-        return b""
-    tokens = tightest(states, terms.charged + terms.flights, len(terms.tokens))
-    of_requests, of_tokens = states[requests], states[tokens]
-    return quotas.head(
-        call.form,
-        (terms.all[requests].limit.amount, of_requests.remaining, of_requests.reset_ms),
-        (terms.all[tokens].limit.amount, of_tokens.remaining, of_tokens.reset_ms),
-    )
-
-
-def tightest(states: list[State], first: int, number: int) -> int:
-    found = first
-    for index in range(first + 1, first + number):
-        if states[index].remaining < states[found].remaining:
-            found = index
+def tightest(met: list[Bucket], first: int, end: int, now_ms: int) -> int:
+    found, least = first, met[first].left(now_ms)
+    for index in range(first + 1, end):
+        left = met[index].left(now_ms)
+        if left < least:
+            found, least = index, left
     return found

@@ -20,7 +20,7 @@ from entrepot.ledger.entries import Degraded, encode
 from entrepot.ledger.faults import LedgerUnavailable
 from entrepot.ledger.ledger import Ledger, Place
 from entrepot.limits.rate import DAY_MS, window_of
-from entrepot.limits.reserve import Store, StoreBusy, Want
+from entrepot.limits.reserve import Store, StoreBusy
 from entrepot.projections.prices import exact
 from entrepot.snapshot import Snapshot
 
@@ -164,7 +164,7 @@ class Reckoner:
         self._ledger.outcome(encode(Degraded(now_ms, problem, 0, since_ms, "budget")))
 
     def _row(self, each: Declared, ledger: int, counted: int, now_ms: int) -> Row:
-        (state,) = self._store.states([Want(each.mark, each.bound.limit, 0)], now_ms)
+        state = self._store.state(each.mark, each.bound.limit, now_ms)
         return row_of(each, ledger, counted, state.remaining)
 
 

@@ -11,13 +11,13 @@ milliseconds; one that goes backwards leaks nothing.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-DAY_MS = 86_400_000
-MINUTE_MS = 60_000
-MONTH_MS = 31 * DAY_MS
+DAY_MS: Final = 86_400_000
+MINUTE_MS: Final = 60_000
+MONTH_MS: Final = 31 * DAY_MS
 """As a window: not so many milliseconds, but the calendar month in UTC."""
-_NEVER = -1
+_NEVER: Final = -1
 
 
 class Limit(NamedTuple):
@@ -100,8 +100,8 @@ def window_end_ms(window_ms: int, at_ms: int) -> int:
     return window_start_ms(window_ms, window_of(window_ms, at_ms) + 1)
 
 
-_TO_EPOCH_DAYS = 719_468  # from 1 March of the year 0 to 1 January 1970
-_ERA_DAYS = 146_097
+_TO_EPOCH_DAYS: Final = 719_468  # from 1 March of the year 0 to 1 January 1970
+_ERA_DAYS: Final = 146_097
 
 
 def leaked(limit: Limit, held: Level, now_ms: int) -> Level:

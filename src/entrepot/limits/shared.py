@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -30,7 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from entrepot.limits.rate import Limit, wait_ms
-from entrepot.limits.reserve import Memory, Part, Parts, Refusal, Short, State, StoreBusy, Want, low_of
+from entrepot.limits.reserve import Asked, Memory, Part, Parts, Refusal, Short, State, StoreBusy, asked_of, low_of
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +69,12 @@ class Answer(msgspec.Struct, array_like=True):
 
 
 class _Asking:
-    """A call that waits for a round. `here` is what was free of each want, and is set aside; `needs` is the rest."""
+    """A call that waits for a round. `here` is what was free of each limit, and is set aside; `needs` is the rest."""
 
-    __slots__ = ("answer", "here", "needs", "now_ms", "taken", "wants")
+    __slots__ = ("answer", "asked", "here", "needs", "now_ms", "taken")
 
-    def __init__(self, wants: Sequence[Want], now_ms: int) -> None:
-        self.wants = wants
+    def __init__(self, asked: Asked, now_ms: int) -> None:
+        self.asked = asked
         self.now_ms = now_ms
         self.answer: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
         self.taken = False
@@ -84,6 +84,12 @@ class _Asking:
     def is_answered(self, refusal: Refusal | None) -> None:
         self.taken = refusal is None
         self.answer.set_result(refusal)
+
+
+def _met(asked: Asked) -> list[tuple[Part, int]]:
+    """What was found here of each limit that a call asks for, and how much it asks for in the store's units."""
+    met = [cast(Part, each) for each in asked.met]
+    return [(part, part.units(units)) for part, units in zip(met, asked.units, strict=True)]
 
 
 class _Told(NamedTuple):
@@ -149,20 +155,18 @@ class Shared:
         await self._tell(self._parts.held.values(), give_back=True)
         await self._redis.aclose()
 
-    def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
+    def reserve(self, asked: Asked, now_ms: int) -> Refusal | None:
         """Raises Short where the store has to be asked: `reserve_there`."""
-        if not self._parts.take(wants, now_ms):
-            return self._short(wants, now_ms)
+        if not self._parts.take(asked, now_ms):
+            return self._short(asked, now_ms)
         if self._parts.low:
             self._wake.set()
         return None
 
-    def _short(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
+    def _short(self, asked: Asked, now_ms: int) -> Refusal | None:
         short = False
-        for index, want in enumerate(wants):
-            part = self._parts.of(want)
+        for index, (part, units) in enumerate(_met(asked)):
             part.asked_ms = now_ms
-            units = part.units(want.units)
             part.largest = max(part.largest, units)
             if not units or (part.free >= units and not (part.windowed and self._parts.shut)):
                 continue
@@ -173,17 +177,17 @@ class Shared:
                 return self._refusal(index, part, units, now_ms)
             else:
                 short = True
-        if short or not self._parts.take(wants, now_ms):
+        if short or not self._parts.take(asked, now_ms):
             raise Short
         return None
 
-    async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
-        """The same with a round trip, for all of the wants that the leases do not hold."""
+    async def reserve_there(self, asked: Asked, now_ms: int) -> Refusal | None:
+        """The same with a round trip, for all that the leases do not hold."""
         ends_ms = now_ms + 2 * GRACE_MS
         while True:
             if self._ended:
                 raise StoreBusy("the store of limits is not asked any more")
-            asking = _Asking(wants, now_ms)
+            asking = _Asking(asked, now_ms)
             self._waiting.append(asking)
             self._wake.set()
             self.waited += 1
@@ -194,18 +198,18 @@ class Shared:
                     raise
             except asyncio.CancelledError:
                 if asking.taken:
-                    self._parts.give_back(wants)
+                    self._parts.give_back(asked)
                 elif asking.answer.done() and not asking.answer.cancelled():
                     asking.answer.exception()  # nobody else is told
                 raise
             await asyncio.sleep(TICK_S)
 
-    def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
-        self._parts.settle(wants, used, now_ms)
+    def settle(self, asked: Asked, used: list[int], now_ms: int) -> None:
+        self._parts.settle(asked, used, now_ms)
 
     def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
         """The store hears of it with the next round. What it was told before it tells itself (`put_right`)."""
-        part = self._parts.of(Want(key, limit, 0))
+        part = self._parts.of(key, limit)
         before = self.counted(key, limit, now_ms)
         part.total, part.fraction = divmod(units, part.scale)
         part.instead = True
@@ -237,9 +241,9 @@ class Shared:
         self._told, self._otherwise = [], {}
         return told, otherwise
 
-    def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
+    def state(self, key: bytes, limit: Limit, now_ms: int) -> State:
         """By what the store said last, and what was taken here since."""
-        return self._parts.states(wants, now_ms)
+        return self._parts.of(key, limit).state(now_ms)
 
     def forget(self, now_ms: int) -> None:
         """A tick does."""
@@ -256,7 +260,7 @@ class Shared:
     def _refusal(self, index: int, part: Part, units: int, now_ms: int) -> Refusal:
         limit, level = part.limit, part.level_now(now_ms)
         if part.scale != 1:
-            limit = limit._replace(burst=part.capacity)
+            limit = limit._replace(burst=part.burst)
         return Refusal(index, wait_ms(limit, level, part.others + part.reserved, units, now_ms) or 1)
 
     def _take_locally(self, part: Part, units: int, now_ms: int) -> bool:
@@ -283,7 +287,7 @@ class Shared:
             elif debt:
                 taken = self._local.counted(part.key, share, now_ms) + debt
                 self._local.restore(part.key, share, taken, now_ms)
-            if self._local.reserve([Want(part.key, share, units)], now_ms) is not None:
+            if self._local.reserve(asked_of((part.key, share, units)), now_ms) is not None:
                 return False
         part.free += units
         part.sure = False
@@ -292,7 +296,7 @@ class Shared:
     def _begin_alone(self, part: Part, share: Limit, now_ms: int) -> None:
         """With its share of what was taken at last sight: a limit that was used up does not begin anew."""
         taken = -(-part.level_now(now_ms) // share.period_ms) + part.others + part.free + part.reserved + part.used
-        here = share.burst - self._local.states([Want(part.key, share, 0)], now_ms)[0].remaining
+        here = share.burst - self._local.state(part.key, share, now_ms).remaining
         self._local.restore(part.key, share, max(here, -(-taken // self._parts.processes)), now_ms)
 
     async def _keep(self) -> None:
@@ -355,7 +359,7 @@ class Shared:
         if each.answer.done():  # who asked has gone
             return True
         try:
-            each.is_answered(self.reserve(each.wants, max(now_ms, each.now_ms)))
+            each.is_answered(self.reserve(each.asked, max(now_ms, each.now_ms)))
         except Short:
             return False
         except StoreBusy as busy:
@@ -363,9 +367,7 @@ class Shared:
         return True
 
     def _set_aside(self, each: _Asking) -> None:
-        for index, want in enumerate(each.wants):
-            part = self._parts.of(want)
-            units = part.units(want.units)
+        for index, (part, units) in enumerate(_met(each.asked)):
             here = max(0, min(part.free, units))
             part.free -= here
             part.reserved += here
@@ -379,26 +381,25 @@ class Shared:
         if granted:
             for _, part, units in each.needs:
                 part.reserved += units
-        for want, here in zip(each.wants, each.here, strict=True):
-            part = self._parts.held_of(want)
+        for (part, units), here in zip(_met(each.asked), each.here, strict=True):
             if not granted:
                 part.reserved -= here
                 part.free += here
             elif part.charged:
-                part.reserved -= part.units(want.units)
-                part.used += part.units(want.units)
+                part.reserved -= units
+                part.used += units
         if failed is None:
             return
         if each.answer.done():  # who asked has gone
             if granted:
-                self._parts.give_back(each.wants)
+                self._parts.give_back(each.asked)
         elif granted:
             each.is_answered(None)
         elif failed < 0:
             each.answer.set_exception(Early("the store of limits came back empty, and budgets wait until it has heard"))
         else:
             index, part, _ = each.needs[failed - 1]
-            now_ms, units = part.at_ms, part.units(each.wants[index].units)
+            now_ms, units = part.at_ms, part.units(each.asked.units[index])
             refusal = self._refusal(index, part, units, now_ms)
             if units <= part.refused or now_ms >= part.refused_until_ms:
                 least_ms, most_ms = REFUSED_MS
@@ -432,7 +433,7 @@ class Shared:
             told.append(said)
             limits.append(
                 (
-                    *(part.amount, part.period_ms, part.capacity, part.window_ms, said.used, back),
+                    *(part.amount, part.period_ms, part.burst, part.window_ms, said.used, back),
                     *(part.reserved + part.free, max(0, lease - part.free), int(not part.sure)),
                     *(said.total, part.number, int(said.instead)),
                 )

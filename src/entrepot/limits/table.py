@@ -15,33 +15,35 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Sequence
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
-from entrepot.limits.rate import Level, Limit, empty_at_ms, fits, level_at, wait_ms
-from entrepot.limits.reserve import Bucket, Refusal, State, StoreBusy, Want, state_of
+from entrepot.limits.rate import Limit, window_end_ms
+from entrepot.limits.reserve import Asked, Bucket, Refusal, State, StoreBusy
 
-SLOTS = 1 << 18
-WAYS = 16
+SLOTS: Final = 1 << 18
+WAYS: Final = 16
 """Slots that a key may stand in, one after the other."""
-BUSY_S = 0.2
+BUSY_S: Final = 0.2
 """So long a call waits for the lock."""
-PATIENT_S = 2.0
+PATIENT_S: Final = 2.0
 """So long who gives back what a dead process held."""
-REMEMBERED = 1 << 16
+REMEMBERED: Final = 1 << 16
 """Places of keys; all are looked for again when there are more."""
 
-_MAGIC = b"entrepot-limits2"
+_MAGIC: Final = b"entrepot-limits2"
 _HEAD = struct.Struct("=16sQQ")
-_PAGE = 4096
-_WORD = 8
-_FORM = "=16sQQQ"
+_PAGE: Final = 4096
+_WORD: Final = 8
+_FORM: Final = "=16sQQQ"
 """A slot: its key; when its limit is whole; the instant of the level; the level; cells reserved; cells used."""
-_EMPTY, _AT, _LEVEL, _CELLS = 2, 3, 4, 5
-_RELEASED_AT_ONCE = 1_024
-_PAUSE_S = 0.000_1
+_EMPTY: Final = 2
+_AT: Final = 3
+_LEVEL: Final = 4
+_CELLS: Final = 5
+_RELEASED_AT_ONCE: Final = 1_024
+_PAUSE_S: Final = 0.000_1
 
 
 class Table:
@@ -62,9 +64,6 @@ class Table:
         self._width = (_CELLS + 2 * processes) * _WORD
         self._row = struct.Struct(f"{_FORM}{processes}Q").unpack_from
         self._places: dict[bytes, _Place] = {}
-        self._met: list[_Place] = []
-        self._told: Sequence[Want] | None = None
-        self._told_ms = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         size = _PAGE + slots * self._width
         head = _HEAD.pack(_MAGIC, processes, slots)
@@ -87,55 +86,49 @@ class Table:
         self._map.close()
         os.close(self._fd)
 
-    def reserve(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
+    def reserve(self, asked: Asked, now_ms: int) -> Refusal | None:
         """Raises StoreBusy; then nothing is reserved."""
-        self._told = None
-        met: list[_Place] = []
+        keys, limits, all_units = asked.keys, asked.limits, asked.units
+        refusal: Refusal | None = None
+        met: list[Bucket] = []
         self._lock(BUSY_S)
         try:
-            for index, want in enumerate(wants):
-                held, units = self._now(want, now_ms), want.units
-                # The common case of `fits`, written out: this runs for every call.
-                if held.level + (held.reserved + units) * held.period_ms > held.capacity:
-                    limit = held.limit
-                    if not fits(limit, held.level, held.reserved, units):
-                        return Refusal(index, wait_ms(limit, held.level, held.reserved, units, now_ms))
+            for index in range(len(all_units)):
+                held = self._now(keys[index], limits[index], now_ms)
                 met.append(held)
-            for held, want in zip(met, wants, strict=True):
-                units = want.units
-                if held.charged:
-                    self._pour(held, units)
-                else:
-                    held.reserved += units
-                    self._words[held.mine] += units
+                if refusal is None and not held.has_room(all_units[index]):
+                    refusal = held.refusal(index, all_units[index], now_ms)
+            if refusal is None:
+                for index, bucket in enumerate(met):
+                    self._take(cast(_Place, bucket), all_units[index])
         finally:
             flock(self._fd, LOCK_UN)
-        self._met, self._told, self._told_ms = met, wants, now_ms
-        return None
+        asked.met = met
+        return refusal
 
-    async def reserve_there(self, wants: Sequence[Want], now_ms: int) -> Refusal | None:
-        return self.reserve(wants, now_ms)
+    async def reserve_there(self, asked: Asked, now_ms: int) -> Refusal | None:
+        return self.reserve(asked, now_ms)
 
-    def settle(self, wants: Sequence[Want], used: Sequence[int], now_ms: int) -> None:
+    def settle(self, asked: Asked, used: list[int], now_ms: int) -> None:
         """Raises StoreBusy; then nothing is settled, and it may be tried again."""
-        self._told = None
         self._lock(BUSY_S)
         try:
-            for want, real in zip(wants, used, strict=True):
-                held = self._now(want, now_ms)
-                if not held.charged:
-                    if real:
-                        self._pour(held, real)
-                    left = self._words[held.mine] - want.units
-                    self._words[held.mine] = left if left > 0 else 0
+            for index, bucket in enumerate(asked.met):
+                units, real = asked.units[index], used[index]
+                if bucket.charged or not (units or real):
+                    continue
+                held = self._read(cast(_Place, bucket), asked.keys[index], now_ms)
+                if real:
+                    self._pour(held, real)
+                left: int = self._words[held.mine] - units
+                self._words[held.mine] = left if left > 0 else 0
         finally:
             flock(self._fd, LOCK_UN)
 
     def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
-        self._told = None
         self._lock(PATIENT_S)
         try:
-            held = self._now(Want(key, limit, 0), now_ms)
+            held = self._now(key, limit, now_ms)
             if held.stale:
                 self._renew(held)
             before = self._words[held.used]
@@ -148,10 +141,9 @@ class Table:
             flock(self._fd, LOCK_UN)
 
     def counted(self, key: bytes, limit: Limit, now_ms: int) -> int:
-        self._told = None
         self._lock(PATIENT_S)
         try:
-            held = self._now(Want(key, limit, 0), now_ms)
+            held = self._now(key, limit, now_ms)
             return 0 if held.stale else int(self._words[held.used])
         finally:
             flock(self._fd, LOCK_UN)
@@ -162,11 +154,12 @@ class Table:
     def put_right(self) -> tuple[list[str], dict[bytes, tuple[int, int]]]:
         return [], {}
 
-    def states(self, wants: Sequence[Want], now_ms: int) -> list[State]:
-        """After `reserve` of the same wants what that saw; else read without the lock, as it is only told."""
-        if wants is not self._told or now_ms != self._told_ms:
-            return [self._state(want, now_ms) for want in wants]
-        return [state_of(held.limit, held.level, held.reserved, now_ms) for held in self._met]
+    def state(self, key: bytes, limit: Limit, now_ms: int) -> State:
+        self._lock(BUSY_S)
+        try:
+            return self._now(key, limit, now_ms).state(now_ms)
+        finally:
+            flock(self._fd, LOCK_UN)
 
     def forget(self, now_ms: int) -> None:  # noqa: ARG002 - a slot whose limit is whole again is free by that
         if len(self._places) > REMEMBERED:
@@ -177,7 +170,6 @@ class Table:
 
         The lock is held for some slots at a time. Raises StoreBusy; it may be done again.
         """
-        self._told = None
         step = _RELEASED_AT_ONCE * self._width
         for start in range(_PAGE, len(self._map), step):
             self._lock(PATIENT_S)
@@ -211,49 +203,40 @@ class Table:
             else:
                 return
 
-    def _now(self, want: Want, now_ms: int) -> _Place:
+    def _now(self, key: bytes, limit: Limit, now_ms: int) -> _Place:
         """What the table holds, with its level brought to now, under the limit as it is declared now. With the lock."""
-        key = want.key
         held = self._places.get(key)
         if held is None:
-            held = self._find(want, now_ms)
+            held = self._find(key, limit, now_ms)
+        elif held.limit is not limit:
+            held.adopt(limit)
+        return self._read(held, key, now_ms)
+
+    def _read(self, held: _Place, key: bytes, now_ms: int) -> _Place:
+        """The same of what was found before: its slot may be another's by now. With the lock."""
         row = self._row(self._map, held.place)
         if row[0] != key:
-            held = self._find(want, now_ms)
+            held = self._find(key, held.limit, now_ms)
             row = self._row(self._map, held.place)
-        if held.limit is not want.limit:
-            held.adopt(want.limit)
         held.read(row, now_ms)
         return held
 
-    def _state(self, want: Want, now_ms: int) -> State:
-        key = want.key
-        held = self._places.get(key)
-        if held is None or self._map[held.place : held.place + len(key)] != key:
-            self._lock(BUSY_S)
-            try:
-                held = self._find(want, now_ms)
-            finally:
-                flock(self._fd, LOCK_UN)
-        if held.limit is not want.limit:
-            held.adopt(want.limit)
-        held.read(self._row(self._map, held.place), now_ms)
-        return state_of(held.limit, held.level, held.reserved, now_ms)
+    def _take(self, held: _Place, units: int) -> None:
+        if held.charged:
+            self._pour(held, units)
+        else:
+            held.reserved += units
+            self._words[held.mine] += units
 
     def _pour(self, held: _Place, units: int) -> None:
         """INVARIANT: the level is stored last. Until then the one before stands at a later instant: it is too high."""
         if held.stale:
             self._renew(held)
-        at_ms = held.at_ms
-        held.level = level = held.level + units * held.period_ms
-        if held.amount and not held.windowed:  # the common case of `empty_at_ms`, written out
-            empty_ms = at_ms - (-level // held.amount)
-        else:
-            empty_ms = empty_at_ms(held.limit, Level(level, at_ms))
+        held.pour(units)
         words, word = self._words, held.word
-        words[word + _EMPTY] = empty_ms
-        words[word + _AT] = at_ms
-        words[word + _LEVEL] = level
+        words[word + _EMPTY] = held.empty_ms()
+        words[word + _AT] = held.at_ms
+        words[word + _LEVEL] = held.level
         if held.windowed:
             words[held.used] += units
 
@@ -265,9 +248,8 @@ class Table:
             self._words[cell] = 0
         self._words[held.word + _LEVEL] = 0
 
-    def _find(self, want: Want, now_ms: int) -> _Place:
+    def _find(self, key: bytes, limit: Limit, now_ms: int) -> _Place:
         """With the lock. Raises StoreBusy where every slot that the key may stand in is in use."""
-        key = want.key
         first = int.from_bytes(key[:8], "little")
         free = -1
         for way in range(WAYS):
@@ -284,7 +266,7 @@ class Table:
             if free < 0:
                 raise StoreBusy("too many limits are in use at once")
             place = self._new(key, free, now_ms)
-        held = self._places[key] = _Place(place, self._number, self._processes, want.limit)
+        held = self._places[key] = _Place(place, self._number, self._processes, limit)
         return held
 
     def _new(self, key: bytes, place: int, now_ms: int) -> int:
@@ -301,7 +283,7 @@ class Table:
 class _Place(Bucket):
     """Where a limit stands, and what the table said of it last."""
 
-    __slots__ = ("mine", "place", "stale", "used", "word")
+    __slots__ = ("ends_ms", "mine", "place", "stale", "used", "word")
 
     def __init__(self, place: int, number: int, processes: int, limit: Limit) -> None:
         super().__init__(limit, 0)
@@ -310,22 +292,30 @@ class _Place(Bucket):
         self.mine = self.word + _CELLS + number
         self.used = self.mine + processes
         self.stale = False
+        self.ends_ms = 0
+        """Of the window that was poured into last: it is not reckoned for each call."""
 
     def read(self, row: tuple[Any, ...], now_ms: int) -> None:
         """A slot's words. `stale`: its window is over, and its cells are of the one before."""
-        since: int = row[2]
         level: int = row[3]
-        self.stale = False
-        if now_ms > since:
-            if level:
-                if self.windowed:
-                    level = level_at(self.limit, level, since, now_ms)
-                    self.stale = level == 0
-                else:  # the common case of `level_at`, written out
-                    left = level - (now_ms - since) * self.amount
-                    level = left if left > 0 else 0
-            since = now_ms
-        self.level, self.at_ms, self.reserved = level, since, sum(row[4:])
+        self.at_ms, self.level = row[2], level
+        reserved = 0
+        for index in range(4, len(row)):
+            cell: int = row[index]
+            reserved += cell
+        self.reserved = reserved
+        self.pass_to(now_ms)
+        self.stale = self.windowed and level > 0 and self.level == 0
+
+    def empty_ms(self) -> int:
+        """As `rate.empty_at_ms` has it."""
+        if not self.level:
+            return self.at_ms
+        if not self.windowed:
+            return self.at_ms - (-self.level // self.amount) if self.amount else self.at_ms
+        if self.at_ms >= self.ends_ms:
+            self.ends_ms = window_end_ms(self.window_ms, self.at_ms)
+        return self.ends_ms
 
 
-_NO_KEY = bytes(16)
+_NO_KEY: Final = bytes(16)

@@ -75,8 +75,13 @@ def _too_large(told: Exceeded, form: Form) -> str:
     )
 
 
-def head(form: Form, requests: tuple[int, int, int], tokens: tuple[int, int, int]) -> bytes:
-    """Header lines; each limit as its amount a minute, what remains of it now, and milliseconds until it is whole.
+def amount_line(kind: str, amount: int) -> str:
+    """The header line that is the same in all answers, and the next one up to its value."""
+    return f"x-ratelimit-limit-{kind}: {amount}\r\nx-ratelimit-remaining-{kind}: "
+
+
+def head(form: Form, requests: tuple[str, int, int], tokens: tuple[str, int, int]) -> bytes:
+    """Header lines; of each limit its `amount_line`, what remains of it now, and milliseconds until it is whole.
 
     Azure counts the reset in whole seconds, OpenAI writes a duration.
     """
@@ -85,9 +90,8 @@ def head(form: Form, requests: tuple[int, int, int], tokens: tuple[int, int, int
     else:
         resets = str(-(-requests[2] // 1_000)), str(-(-tokens[2] // 1_000))
     return (
-        f"x-ratelimit-limit-requests: {requests[0]}\r\nx-ratelimit-remaining-requests: {requests[1]}\r\n"
-        f"x-ratelimit-reset-requests: {resets[0]}\r\nx-ratelimit-limit-tokens: {tokens[0]}\r\n"
-        f"x-ratelimit-remaining-tokens: {tokens[1]}\r\nx-ratelimit-reset-tokens: {resets[1]}\r\n"
+        f"{requests[0]}{requests[1]}\r\nx-ratelimit-reset-requests: {resets[0]}\r\n"
+        f"{tokens[0]}{tokens[1]}\r\nx-ratelimit-reset-tokens: {resets[1]}\r\n"
     ).encode()
 
 
