@@ -28,6 +28,7 @@ from entrepot.management.changes import ITSELF
 from entrepot.management.control import Control
 from entrepot.management.enrol import make_token
 from entrepot.management.first import GATEWAY, Begun, Place, begin, listen_at, renew_token_key
+from entrepot.management.heard import Heard
 from entrepot.management.shipping import followed
 from entrepot.management.showing import show
 from entrepot.projections.follower import Follower
@@ -129,7 +130,7 @@ async def run(options: Options, master: MasterKey, ready: Callable[[Told, Begun]
         served = await app(control, site)
         config = uvicorn.Config(
             served,
-            http="h11",  # it bounds the head of a request; the other engine does not
+            http=Heard,  # over h11, which bounds the head of a request; the other engine does not
             ws="none",
             lifespan="on",
             log_config=None,
