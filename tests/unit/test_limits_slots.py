@@ -173,3 +173,15 @@ def test_a_call_of_which_nothing_was_reserved_ends_though_its_slot_is_another_li
     assert table.counted(keys[0], limit, 2) == 70
     assert [table.state(key, in_flight(9), 2).remaining for key in keys[2:]] == [9] * (WAYS - 1)
     table.close()
+
+
+def test_limits_that_a_call_meets_at_once_take_no_slot_from_each_other(tmp_path: Path) -> None:
+    table, limit = Table(tmp_path / "limits", 0, 1, slots=64), in_flight(9)
+    keys = [bytes(8) + number.to_bytes(8, "little") for number in range(1, 5)]
+    for now_ms in (0, 1):
+        call = asked_of(*((key, limit, 1) for key in keys))
+        assert table.reserve(call, now_ms) is None
+        assert [table.state(key, limit, now_ms).remaining for key in keys] == [8] * 4
+        table.settle(call, [0] * 4, now_ms)
+        assert [table.state(key, limit, now_ms).remaining for key in keys] == [9] * 4
+    table.close()

@@ -94,7 +94,7 @@ class Table:
         self._lock(BUSY_S)
         try:
             for index in range(len(all_units)):
-                held = self._now(keys[index], limits[index], now_ms)
+                held = self._now(keys[index], limits[index], met, now_ms)
                 met.append(held)
                 if refusal is None and not held.has_room(all_units[index]):
                     refusal = held.refusal(index, all_units[index], now_ms)
@@ -117,7 +117,7 @@ class Table:
                 units, real = asked.units[index], used[index]
                 if bucket.charged or not (units or real):
                     continue
-                held = self._read(cast(_Place, bucket), asked.keys[index], now_ms)
+                held = self._read(cast(_Place, bucket), asked.keys[index], asked.met, now_ms)
                 if real:
                     self._pour(held, real)
                 left: int = self._words[held.mine] - units
@@ -128,7 +128,7 @@ class Table:
     def restore(self, key: bytes, limit: Limit, units: int, now_ms: int) -> int:
         self._lock(PATIENT_S)
         try:
-            held = self._now(key, limit, now_ms)
+            held = self._now(key, limit, [], now_ms)
             if held.stale:
                 self._renew(held)
             before = self._words[held.used]
@@ -143,7 +143,7 @@ class Table:
     def counted(self, key: bytes, limit: Limit, now_ms: int) -> int:
         self._lock(PATIENT_S)
         try:
-            held = self._now(key, limit, now_ms)
+            held = self._now(key, limit, [], now_ms)
             return 0 if held.stale else int(self._words[held.used])
         finally:
             flock(self._fd, LOCK_UN)
@@ -157,7 +157,7 @@ class Table:
     def state(self, key: bytes, limit: Limit, now_ms: int) -> State:
         self._lock(BUSY_S)
         try:
-            return self._now(key, limit, now_ms).state(now_ms)
+            return self._now(key, limit, [], now_ms).state(now_ms)
         finally:
             flock(self._fd, LOCK_UN)
 
@@ -203,20 +203,23 @@ class Table:
             else:
                 return
 
-    def _now(self, key: bytes, limit: Limit, now_ms: int) -> _Place:
-        """What the table holds, with its level brought to now, under the limit as it is declared now. With the lock."""
+    def _now(self, key: bytes, limit: Limit, met: list[Bucket], now_ms: int) -> _Place:
+        """What the table holds, with its level brought to now, under the limit as it is declared now. With the lock.
+
+        `met` is what the same call has found already: slots that may be free still.
+        """
         held = self._places.get(key)
         if held is None:
-            held = self._find(key, limit, now_ms)
+            held = self._find(key, limit, met, now_ms)
         elif held.limit is not limit:
             held.adopt(limit)
-        return self._read(held, key, now_ms)
+        return self._read(held, key, met, now_ms)
 
-    def _read(self, held: _Place, key: bytes, now_ms: int) -> _Place:
+    def _read(self, held: _Place, key: bytes, met: list[Bucket], now_ms: int) -> _Place:
         """The same of what was found before: its slot may be another's by now. With the lock."""
         row = self._row(self._map, held.place)
         if row[0] != key:
-            held = self._find(key, held.limit, now_ms)
+            held = self._find(key, held.limit, met, now_ms)
             row = self._row(self._map, held.place)
         held.read(row, now_ms)
         return held
@@ -248,8 +251,9 @@ class Table:
             self._words[cell] = 0
         self._words[held.word + _LEVEL] = 0
 
-    def _find(self, key: bytes, limit: Limit, now_ms: int) -> _Place:
+    def _find(self, key: bytes, limit: Limit, met: list[Bucket], now_ms: int) -> _Place:
         """With the lock. Raises StoreBusy where every slot that the key may stand in is in use."""
+        taken = {cast(_Place, each).place for each in met}
         first = int.from_bytes(key[:8], "little")
         free = -1
         for way in range(WAYS):
@@ -257,7 +261,7 @@ class Table:
             row = self._row(self._map, place)
             if row[0] == key:
                 break
-            if free < 0 and row[1] <= now_ms and not any(row[4:]):
+            if free < 0 and row[1] <= now_ms and place not in taken and not any(row[4:]):
                 free = place
             if row[0] == _NO_KEY:
                 place = self._new(key, free, now_ms)
