@@ -59,6 +59,18 @@ def test_what_a_refusal_advises_leads_to_no_second_history_of_a_log(quick: Path)
     assert check(quick / "ledger", find_signer(quick, other, files).key).findings() == []
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [b'{"opened":{"open":null}}', b'{"opened":{"previous":"x"}}', b'{"closed":[]}', b"[[]]", b'{"opened":{"open":7}}'],
+)
+def test_what_stands_unsigned_behind_a_log_and_is_no_entry_is_a_finding(quick: Path, entry: bytes) -> None:
+    some_log(quick, (1,))
+    path = quick / "ledger" / LOG / FIRST
+    whole = path.read_bytes()
+    path.write_bytes(whole + frame(BATCH, entry, len(whole)))
+    assert [each for each in findings(quick) if "entry 3 is of no known kind" in each]
+
+
 def test_every_bit_of_a_closed_log_counts(quick: Path) -> None:
     """Any flipped bit in the log's folder fails verification, and the next start refuses it."""
     some_log(quick, (1, 2))

@@ -348,17 +348,17 @@ class Calls:
             told = json.loads(entry)
         except (ValueError, RecursionError):
             told = None
-        if not isinstance(told, dict) or len(told) != 1:
+        kind, about = next(iter(told.items())) if isinstance(told, dict) and len(told) == 1 else ("", None)
+        forms = (("open", list), ("previous", dict))
+        if not isinstance(about, dict) or not all(isinstance(about.get(name, form()), form) for name, form in forms):
             self.stray.append(f"entry {index} is of no known kind")
-            return
-        kind, about = next(iter(told.items()))
-        if kind == "opened" and isinstance(about, dict):
+        elif kind == "opened":
             self.opened.append(about)
             for reference in about.get("open", ()):
                 log, _, number = str(reference).rpartition("/")
                 if log not in self.whole and _is_number(number):  # nothing else is known here of that log
                     self.open.setdefault(log, set()).add(int(number))
-        elif kind == "closed" and isinstance(about, dict) and "next" in about:
+        elif kind == "closed" and "next" in about:
             self.ends.append((index, str(about["next"])))
 
 
