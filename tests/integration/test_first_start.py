@@ -144,12 +144,14 @@ def test_two_control_planes_that_start_at_once_make_one_beginning(tmp_path: Path
     assert len(list(tmp_path.glob("*/admin.secret"))) == 1
 
 
-def test_a_new_name_of_the_control_plane_reaches_the_gateways(tmp_path: Path) -> None:
+def test_a_new_name_of_the_control_plane_reaches_the_gateways(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         async with control(tmp_path / "data") as made:
             await begin(made, SITE, Place())
             before = await made.store.get(EVERYTHING, SETTINGS)
+            assert "another name" not in caplog.text
             await begin(made, Site("https://models.example", "", "t"), Place())
+            assert "tokens are issued in another name" in caplog.text  # two with different ones take turns
             after = await made.store.get(EVERYTHING, SETTINGS)
             assert before is not None
             assert after is not None

@@ -5,6 +5,7 @@ All of it is one change. Killed before it, the next start begins anew; killed af
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ GATEWAY = "gateway-1"
 SECRET_FILE = "admin.secret"  # noqa: S105 - the name of a file
 PACKS = ("entrepot:base",)
 _SYSTEM = Actor("entrepot", "entrepot", "", "")
+
+log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
@@ -189,8 +192,12 @@ async def _keep_issuer(control: Control, site: Site) -> None:
         key = await change.secret(TOKEN_KEY)
         if held is None or key is None:
             raise Error(Code.NOT_READY, "the control plane's settings are gone; restore them from a backup")
+        before = held.body["properties"].get("issuer", {}).get("url")
         properties = {**held.body["properties"], "issuer": _issuer(site, public_keys(key))}
         await change.put(change.draft(SETTINGS, "settings", {**held.body, "properties": properties}))
+    # Another control plane over this database may go on by the name before, and its tokens are refused from here on.
+    told = {"before": before, "now": issuer_of(site.url)}
+    log.warning("tokens are issued in another name: `--url` is the same at all control planes", extra={"fields": told})
 
 
 async def renew_token_key(control: Control, site: Site) -> None:
