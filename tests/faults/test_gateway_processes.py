@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from entrepot.gateway.parent import address, listening
 from entrepot.sim.server import Sim, simulated
 from entrepot.sim.settings import Match, Rule, Settings
 from harness import (
@@ -286,3 +287,12 @@ def test_the_data_plane_has_no_database_and_no_web_framework(module: str) -> Non
     assert module in loaded
     heavy = {"sqlalchemy", "alembic", "starlette", "uvicorn", "jinja2", "typer", "openai", "rich", "entrepot.cli"}
     assert heavy.isdisjoint(name for full in loaded for name in (full, full.partition(".")[0]))
+
+
+def test_two_gateways_never_share_an_address() -> None:
+    """As workers do, over which the kernel spreads connections: half of the calls would be another world's."""
+    with ExitStack() as opened:
+        first = [opened.enter_context(each) for each in listening("127.0.0.1:0", 2)]
+        where = address(first[0])
+        with pytest.raises(OSError, match=f"{where} cannot be listened on: .*`--listen HOST:PORT`"):
+            listening(where, 2)

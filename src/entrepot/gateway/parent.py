@@ -240,25 +240,36 @@ def listening(where: str, count: int, key: str = "listen", given: Sequence[socke
         for each in ours:
             each.setblocking(False)
         return ours
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sockets: list[socket.socket] = []
-    for _ in range(count):
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
         if count > 1:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            sock.bind((host, sockets[0].getsockname()[1] if sockets else int(port)))
-        except OSError as error:
-            option = f"--{key.replace('_', '-')}"  # of `serve` and `gateway` alike; it overrides `[gateway]`
-            raise OSError(
-                f"{where} cannot be listened on: {error.strerror}; end what listens there, or give another address "
-                f"with `{option} HOST:PORT`"
-            ) from error
+            # Shared with nobody first: another gateway there would get a part of the connections, unseen.
+            _bound(host, int(port), shared=False).close()
+        for _ in range(count):
+            sockets.append(_bound(host, sockets[0].getsockname()[1] if sockets else int(port), shared=count > 1))
+    except OSError as error:
+        option = f"--{key.replace('_', '-')}"  # of `serve` and `gateway` alike; it overrides `[gateway]`
+        raise OSError(
+            f"{where} cannot be listened on: {error.strerror}; end what listens there, or give another address "
+            f"with `{option} HOST:PORT`"
+        ) from error
+    for sock in sockets:
         sock.listen(1024)
         sock.setblocking(False)
-        sockets.append(sock)
     return sockets
+
+
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def address(sock: socket.socket) -> str:
