@@ -32,6 +32,7 @@ from entrepot.gateway.channel import (
     Rejected,
     Status,
 )
+from entrepot.gateway.left import close_left
 from entrepot.gateway.metrics import CATALOGUE
 from entrepot.gateway.reckoning import Reckoner
 from entrepot.gateway.retired import Retired
@@ -190,6 +191,8 @@ class Worker:
         log_name = f"{name}/w{self._number}"
         self._ledger = await asyncio.to_thread(Ledger.open, self._config.data, key_name=name, name=log_name)
         self._ledger.start()
+        if self._number == 0:
+            await asyncio.to_thread(close_left, self._config.data, name, self._workers)
         store = await store_for(self._config, gateway, log_name, self._number, self._workers)
         self._limits = store
         self._budgets = Budgets(self._config.data, log_name, store)
