@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from entrepot.http1.run import Run, Wait
+from entrepot.http1.run import END, Run, Wait
 
 
 def with_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -160,6 +160,26 @@ def test_what_came_just_before_the_handler_was_cancelled_moves_nothing() -> None
         future.set_result(None)
         run.cancel()
         await asyncio.sleep(0.01)
+        assert seen == []
+
+    with_loop(test)
+
+
+def test_one_that_awaits_the_end_is_over() -> None:
+    async def test() -> None:
+        wait, seen = Wait(asyncio.get_running_loop()), []
+
+        async def handler() -> None:
+            await wait
+            try:
+                await END
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+
+        run = Run(handler())
+        run.step()
+        wait.wake()
+        run.cancel()
         assert seen == []
 
     with_loop(test)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any
+from typing import Any, Final
 
 
 class Wait:
@@ -69,8 +69,18 @@ class Wait:
         return self._loop
 
 
+class _End:
+    """Awaited in the place of a return: compiled, that is an exception with a traceback, which costs a call 1.5 µs."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield self
+
+
+END: Final = _End()
+
+
 class Run:
-    """One coroutine, driven until it ends. What it raises is its own affair: catch it inside.
+    """One coroutine, driven until it ends or awaits `END`. What it raises is its own affair: catch it inside.
 
     `cancel` raises CancelledError where the coroutine waits, and returns when it waits again or has ended. A future of
     asyncio that it waited for is cancelled too.
@@ -119,6 +129,9 @@ class Run:
             return
         finally:
             self._running = False
+        if waits_for is END:
+            self._waits_for = None
+            return
         if type(waits_for) is Wait:
             waits_for._asyncio_future_blocking = False
             waits_for.run = self

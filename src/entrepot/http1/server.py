@@ -15,7 +15,7 @@ from entrepot.http1.connection import LINGER_S, Connection
 from entrepot.http1.exchange import ENDED, Exchange
 from entrepot.http1.head import HeadParser
 from entrepot.http1.outbox import Outbox
-from entrepot.http1.run import Run
+from entrepot.http1.run import END, Run
 
 if TYPE_CHECKING:
     import socket
@@ -160,6 +160,7 @@ class Server:
             if exchange.state != ENDED and not exchange.gone:
                 self._give_up(exchange)
             self._forget(exchange)
+        await END
 
     def _forget(self, exchange: Exchange) -> None:
         self._running.pop(exchange, None)
