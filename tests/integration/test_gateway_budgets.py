@@ -20,7 +20,7 @@ from entrepot.ledger.entries import Degraded, decode
 from entrepot.ledger.read import entries_of, folders_of
 from entrepot.projections.prices import Prices
 from entrepot.projections.spending import Spending
-from entrepot.projections.usage import Usage
+from entrepot.projections.usage import OUTCOME, Usage
 from entrepot.resources.model import Model, Price
 from entrepot.sim.server import simulated
 from entrepot.sim.settings import Rule, Settings
@@ -98,6 +98,34 @@ def test_a_budget_survives_a_kill_and_charges_what_was_lost(fleet: Fleet, tmp_pa
         for log in logs:
             log.advance(now_ms)
         assert sum(log.total(["spender"], "USD", 0) for log in logs) == spent(data) > before
+
+
+def test_with_fewer_workers_what_the_others_spent_stays_spent(fleet: Fleet, tmp_path: Path) -> None:
+    accounts = [Account("spender", more=f"limits = {{ {BUDGET.replace('200_000', '200_000_000')} }}")]
+    with simulated(Settings(tokens=100)) as sim:
+        world = World(tmp_path / "world", [Upstream("openai", sim.base_url)], accounts)
+        data = tmp_path / "entrepot-data"
+        for workers in (2, 1):
+            world.gateway = f"workers = {workers}\n{MODEL}"
+            world.write()
+            with fleet.gateway(world, tmp_path, "--data", str(data)) as gateway:
+
+                def both(gateway: Gateway = gateway) -> bool:
+                    assert call(gateway, accounts[0].key).status == 200
+                    return all(
+                        any(OUTCOME in each.entry for each in entries_of(log)) for log in folders_of(data / "ledger")
+                    )
+
+                until(both, "each worker has served a call")
+                for pid in gateway.workers():
+                    os.kill(pid, signal.SIGKILL)
+                gateway.signal(signal.SIGKILL)
+                gateway.wait()
+        with fleet.gateway(world, tmp_path, "--data", str(data)) as gateway:
+            [row] = rows(gateway)
+            assert row["ledger"] == row["counted"] == spent(data) > 0
+            gateway.signal(signal.SIGTERM)
+            gateway.wait()
 
 
 def reserved() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
@@ -39,11 +39,16 @@ class Declared(NamedTuple):
 
 
 class Budgets:
-    """Of the worker whose logs are called `name`. `spent` and `advance` read files; any thread may call them."""
+    """Of the worker whose logs are called `name`. `spent` and `advance` read files; any thread may call them.
 
-    def __init__(self, data: Path, name: str, store: Store) -> None:
+    `left` are the logs of workers that there are no more: what they spent is this one's to count.
+    """
+
+    def __init__(self, data: Path, name: str, store: Store, left: Sequence[str] = ()) -> None:
         self._data = data
         self._name = name
+        self._names_left = left
+        self._left: list[Spending] = []
         self._store = store
         self._known: frozenset[bytes] = frozenset()
         self._spending: Spending | None = None
@@ -59,8 +64,8 @@ class Budgets:
             if {each.mark for each in declared_in(clients_of(snapshot), ())} <= self._known:
                 return None
             spending = self._advanced(snapshot, now_ms, None)
-            every = declared_in(clients_of(snapshot), spending.keys())
-            return {each.mark: (each, spent_of(spending, each, now_ms)) for each in every}
+            every = declared_in(clients_of(snapshot), self._keys(spending))
+            return {each.mark: (each, self._sum(spending, each, now_ms)) for each in every}
 
     def restore(self, spent: dict[bytes, tuple[Declared, int]], now_ms: int) -> list[str]:
         """Set the budgets that were not known; tells which had been counted otherwise. Raises StoreBusy."""
@@ -77,7 +82,7 @@ class Budgets:
     def known(self, snapshot: Snapshot) -> list[Declared]:
         """All budgets, also those of keys that only principals have; of each there is at least one call or a sum."""
         with self._turn:
-            keys = () if self._spending is None else self._spending.keys()
+            keys = () if self._spending is None else self._keys(self._spending)
             return list(declared_in(clients_of(snapshot), keys)) if self._known else []
 
     def spent_until(self, snapshot: Snapshot, every: list[Declared], now_ms: int, place: Place) -> list[int] | None:
@@ -90,7 +95,7 @@ class Budgets:
             spending = self._advanced(snapshot, now_ms, until)
             if spending.place != until:
                 return None
-            return [spent_of(spending, each, now_ms) for each in every]
+            return [self._sum(spending, each, now_ms) for each in every]
 
     def keep(self) -> None:
         """Keep the derived file young, so that a start has little to read. Raises OSError."""
@@ -104,10 +109,19 @@ class Budgets:
             if self._spending is None or basis != self._basis:
                 prices = Prices(snapshot.models.values())
                 self._spending, self._basis = Spending(self._data, self._name, prices, keyed, basis), basis
+                self._left = [Spending(self._data, name, prices, keyed, basis) for name in self._names_left]
+            for each in self._left:
+                each.advance(now_ms)
             self._spending.advance(now_ms, until)
         except (Unproved, msgspec.DecodeError) as wrong:
             raise ValueError(f"what was spent cannot be read from the ledger: {wrong}") from wrong
         return self._spending
+
+    def _keys(self, spending: Spending) -> set[tuple[str, str]]:
+        return spending.keys().union(*(each.keys() for each in self._left))
+
+    def _sum(self, spending: Spending, each: Declared, now_ms: int) -> int:
+        return sum(spent_of(one, each, now_ms) for one in (spending, *self._left))
 
 
 def spent_of(spending: Spending, each: Declared, now_ms: int) -> int:

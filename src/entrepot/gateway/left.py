@@ -17,10 +17,11 @@ from entrepot.ledger.writer import open_writer, origin_of, read_logs
 log = logging.getLogger(__name__)
 
 
-def close_left(data: Path, name: str, workers: int) -> None:
+def close_left(data: Path, name: str, workers: int) -> list[str]:
     """What those wrote who died while there were more than `workers`: decisions without an outcome get `lost`.
 
-    A log that cannot be gone on with stays as it is, and that is told; the others are none of its business.
+    Returns what their logs are called, of those who ended in good order too.
+    A log that cannot be gone on with stays as it is, and that is told; calls go on all the same.
     """
     files, places = Files(), Places(data)
     signer = find_signer(data, name, files)
@@ -33,6 +34,7 @@ def close_left(data: Path, name: str, workers: int) -> None:
                 open_writer(data, writer, signer, files).close()
             except (LedgerRefused, OSError) as wrong:
                 log.error("a worker's log cannot be closed", extra={"fields": {"log": origin, "problem": str(wrong)}})
+    return list(last)
 
 
 def _is_closed(folder: Path) -> bool:

@@ -191,11 +191,13 @@ class Worker:
         log_name = f"{name}/w{self._number}"
         self._ledger = await asyncio.to_thread(Ledger.open, self._config.data, key_name=name, name=log_name)
         self._ledger.start()
+        left: list[str] = []
         if self._number == 0:
-            await asyncio.to_thread(close_left, self._config.data, name, self._workers)
+            left = await asyncio.to_thread(close_left, self._config.data, name, self._workers)
         store = await store_for(self._config, gateway, log_name, self._number, self._workers)
         self._limits = store
-        self._budgets = Budgets(self._config.data, log_name, store)
+        # A shared store remembers what each worker spent, of those too that there are no more.
+        self._budgets = Budgets(self._config.data, log_name, store, left if gateway.limit_store is None else ())
         self._gateway = Gateway(self._ledger, limits=store)
         self._reckoner = Reckoner(self._ledger, store, self._budgets, self._gateway.settled, wall_clock_ms)
 
