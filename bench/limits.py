@@ -357,12 +357,13 @@ def wide() -> Asked:
     )
 
 
-def call(store: Store, asked: Asked) -> None:
+def call(store: Store, like: Asked) -> None:
     """Raises Short, StoreBusy."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms, asked = time.time_ns() // 1_000_000, Asked(like.keys, like.limits, like.units)
     store.reserve(asked, now_ms)
-    for bucket in asked.met:
-        bucket.state(now_ms)
+    for met in asked.met:
+        met.left(now_ms)
+        met.reset_ms(now_ms)
     store.settle(asked, [0, 900], now_ms)
 
 
