@@ -266,6 +266,16 @@ def test_failures_in_a_row_rest_an_upstream_until_a_probe_succeeds(ground: Groun
     assert ground.gateway.readiness()["ready"]
 
 
+def test_streams_that_break_off_rest_an_upstream_too(ground: Ground) -> None:
+    settings = script()
+    ground.bad.use(Settings(script=(Rule(match=Match(model="health"), fault="cut", after=5), *settings.script)))
+    regions = [ground.call("health", stream=True).headers["x-ms-region"] for _ in range(5)]
+    assert regions == ["koreacentral"] * 3 + ["Japan East"] * 2
+    ground.bad.use(settings)
+    until(lambda: ground.call("health", stream=True).headers["x-ms-region"] == "koreacentral", "the probe succeeds")
+    assert "health-koreacentral" not in ground.gateway.readiness()["unhealthy_upstreams"]
+
+
 def test_attempts_are_counted(ground: Ground) -> None:
     names = [
         'entrepot_attempts_total{result="failed",upstream="both-cut-1"}',

@@ -49,7 +49,8 @@ async def dispatch(call: Call, admission: Admission) -> Answer:
             continue
         meaning = Meaning.RELAY if answer.body is None else meaning_of(answer.response.status, answer.body)
         if meaning is Meaning.RELAY:
-            line.health.succeeded()
+            if answer.body is not None:  # a stream has to come to its end first
+                line.health.succeeded()
             return answer
         if meaning is Meaning.RETRY:
             unwelcome = answer

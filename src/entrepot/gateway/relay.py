@@ -61,10 +61,13 @@ async def stream(call: Call, answer: Answer) -> None:
                 exchange.write(rest)
     finally:
         call.usage, call.relayed_events, call.cut = events.usage, events.events, not events.done
+    upstream = answer.candidate.upstream
+    health = call.lines[upstream].health
     if call.cut:
-        upstream = answer.candidate.upstream
-        call.lines[upstream].health.failed(now_s())
+        health.failed(now_s())
         log.warning("upstream broke off", extra={"fields": {"upstream": upstream}})
+    else:
+        health.succeeded()
     if call.cut and not events.error:
         cut = Error(Code.UPSTREAM_CUT, "the model's answer broke off; what was received so far is incomplete")
         exchange.write(error_event(render(cut, call.form)))
