@@ -407,6 +407,31 @@ def test_a_full_disk_and_then_room(tmp_path: Path) -> None:
     assert not (tmp_path / "quarantine").exists(), "what did not fit was cut off"
 
 
+def test_a_disk_that_takes_entries_and_no_checkpoint(tmp_path: Path) -> None:
+    class Unsigned(Files):
+        full = False
+
+        def replace(self, path: Path, data: bytes) -> None:
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().replace(path, data)
+
+    async def run() -> None:
+        files = Unsigned()
+        ledger = opened(tmp_path, files)
+        ledger.start()
+        files.full = True
+        await call(ledger, 0)
+        await until(lambda: not ledger.signs)
+        assert ledger.available
+        files.full = False
+        await until(lambda: ledger.signs)
+        await ledger.close()
+
+    asyncio.run(run())
+    assert verified(tmp_path).findings() == []
+
+
 def test_a_client_that_goes_while_its_decision_is_written(tmp_path: Path) -> None:
     """It cannot write the outcome of a decision that it never learnt of: the ledger does."""
 

@@ -58,6 +58,7 @@ CATALOGUE = {
     "entrepot_connections": Description("gauge", "Client connections open now."),
     "entrepot_upstream_healthy": Description("gauge", "Workers that find the upstream in good health.", ("upstream",)),
     "entrepot_ledger_available": Description("gauge", "Workers whose ledger takes entries; the others serve nothing."),
+    "entrepot_ledger_signs": Description("gauge", "Workers whose ledger writes checkpoints: else no receipts."),
     "entrepot_world_revision": Description("gauge", "Revision of the world that is served.", (), "max"),
     "entrepot_world_invalid": Description(
         "gauge",

@@ -239,6 +239,7 @@ class Worker:
             return Status(None, connections, (), None, None, None, metrics.report())
         self._gateway.report(metrics)
         metrics.set("entrepot_ledger_available", self._ledger.available)
+        metrics.set("entrepot_ledger_signs", self._ledger.signs)
         unhealthy = tuple(name for name, good in self._gateway.healthy().items() if not good)
         geo_problem = self._gateway.geo_problem()
         revision: Revision | None = None if self._compiled is None else self._compiled.revision

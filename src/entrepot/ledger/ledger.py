@@ -106,6 +106,8 @@ class Ledger:
 
     def __init__(self, writer: Writer, data: Path, files: Files, clock_ms: Callable[[], int]) -> None:
         self.problem: str | None = None
+        self.signs = True
+        """Checkpoints can be written: else entries are durable, and no receipt of theirs can be had."""
         self._writer = writer
         self._files = files
         self._places = Places(data)
@@ -435,6 +437,8 @@ class Ledger:
             started = time.monotonic()
             try:
                 await asyncio.to_thread(self._writer.log.checkpoint)
+                self.signs = True
             except (OSError, RuntimeError) as error:  # the latter: there is no thread to be had now
+                self.signs = False
                 log.warning("the checkpoint cannot be written", extra={"fields": {"problem": str(error)}})
             await asyncio.sleep(max(0.1, CHECKPOINT_S - (time.monotonic() - started)))
