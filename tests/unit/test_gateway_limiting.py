@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import msgspec
 import pytest
 
-from entrepot.gateway.limiting import MOST_TOKENS, whole
+from entrepot.gateway.limiting import MOST_TOKENS, SMALL, tokens_in, whole
 
 
 @pytest.mark.parametrize(
@@ -30,3 +33,17 @@ from entrepot.gateway.limiting import MOST_TOKENS, whole
 def test_a_number_of_tokens_as_json_may_have_it(given: str, tokens: int | None) -> None:
     assert whole(msgspec.Raw(given.encode())) == tokens
     assert whole(None) is None
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * SMALL}},
+        {"type": "input_audio", "input_audio": {"data": "A" * SMALL, "format": "wav"}},
+    ],
+)
+def test_images_and_sounds_are_no_text(part: dict[str, Any]) -> None:
+    content = [{"type": "text", "text": "What is this about?"}, part]
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
+    assert tokens_in(body) == 5
+    assert tokens_in(json.dumps({"messages": [{"content": "A" * SMALL}]}).encode()) > SMALL // 4

@@ -28,8 +28,11 @@ log = logging.getLogger(__name__)
 
 DEGRADED: Final = ("limits",)
 MOST_TOKENS: Final = 1_000_000_000
-EMBEDDED: Final = b";base64,"
-"""In a body that has an image or a sound in it, whose bytes are no text."""
+IMAGE: Final = b";base64,"
+SOUND: Final = b'"input_audio"'
+"""In a body that has such in it, whose bytes are no text."""
+SMALL: Final = 4_096
+"""Bytes. A body of no more is taken for text: what else is in it makes less than a thousand tokens."""
 
 
 class Limiting:
@@ -212,9 +215,7 @@ def expected(call: Call, terms: Terms) -> tuple[int, int]:
 
     What the call leaves to the model's default never makes it too large for a limit that it would fit by itself.
     """
-    data, fields = call.exchange.request.body, call.fields
-    # `find`, as `in` first tries whether what is looked for is a number.
-    prompt = -(-len(data) // BYTES_PER_TOKEN) if data.find(EMBEDDED) < 0 else estimated(data)
+    fields, prompt = call.fields, tokens_in(call.exchange.request.body)
     if call.operation == "embeddings":
         return prompt, 0
     limit = whole(fields.get("max_completion_tokens"))
@@ -224,6 +225,14 @@ def expected(call: Call, terms: Terms) -> tuple[int, int]:
     if limit is not None:
         return prompt, min(limit * times, MOST_TOKENS)
     return prompt, max(0, min(terms.default_tokens * times, terms.most_tokens - prompt))
+
+
+def tokens_in(body: bytes) -> int:
+    """Of a request, about, and rather too many."""
+    # `find`, as `in` first tries whether what is looked for is a number.
+    if len(body) > SMALL and (body.find(IMAGE) >= 0 or body.find(SOUND) >= 0):
+        return estimated(body)
+    return -(-len(body) // BYTES_PER_TOKEN)
 
 
 def whole(value: msgspec.Raw | None) -> int | None:
