@@ -155,6 +155,7 @@ def test_a_budget_begins_anew_with_its_window() -> None:
     limit = budget(100)
     held = poured(limit, EMPTY, 100, DAY_MS - 1)
     assert not fits(limit, leaked(limit, held, DAY_MS - 1).level, 0, 1)
+    assert fits(limit, leaked(limit, held, DAY_MS - 1).level, 0, 0), "a call that takes nothing of it"
     assert leaked(limit, held, DAY_MS).level == 0
     assert empty_at_ms(limit, held) == DAY_MS
 

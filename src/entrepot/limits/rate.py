@@ -123,9 +123,10 @@ def fits(limit: Limit, level: int, reserved: int, units: int) -> bool:
     """Whether `units` may be taken at a level of now, with `reserved` units in flight.
 
     A call that is larger than the bucket, but not than a whole period's amount, fits into an empty one: what it takes
-    leaks away before the next is admitted, so the long run stays exact and no large call is refused forever.
+    leaks away before the next is admitted, so the long run stays exact and no large call is refused forever. One that
+    takes nothing fits always, as into a budget in another currency.
     """
-    if level + (reserved + units) * limit.period_ms <= limit.capacity:
+    if units == 0 or level + (reserved + units) * limit.period_ms <= limit.capacity:
         return True
     return level == 0 and reserved == 0 and units <= limit.amount
 
