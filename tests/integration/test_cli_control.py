@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import httpx
@@ -116,16 +117,22 @@ class Line:
 def started(*words: str, sign: str) -> Iterator[str]:
     """A process of ours, and its line that begins with `sign`."""
     command = [sys.executable, "-m", "entrepot", *words]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={"PATH": "/usr/bin:/bin", "ENTREPOT_UPSTREAM_JP_1": KEYS["UPSTREAM_KEY"], **KEYS},
-    ) as process:
+    with (
+        TemporaryFile("w+") as log,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "ENTREPOT_UPSTREAM_JP_1": KEYS["UPSTREAM_KEY"], **KEYS},
+        ) as process,
+    ):
         assert process.stdout is not None
         try:
-            yield next(line for line in process.stdout if line.startswith(sign))
+            told = next((line for line in process.stdout if line.startswith(sign)), None)
+            log.seek(0)
+            assert told is not None, log.read()[-3_000:]
+            yield told
         finally:
             process.terminate()
             process.wait(30)

@@ -80,8 +80,7 @@ def test_a_lost_control_plane_comes_back(tmp_path: Path) -> None:
             until(lambda: follows(client, "edge-1"), "the gateway's report")
             put(client, "/providers/Entrepot.Access/providers/kept", {})
         shipped = data / "shipped" / "edge-1"
-        until((shipped / "ledger" / "logs").exists, "shipping")
-        until((shipped / "keys" / "edge-1.vkey").exists, "the key beside what is shipped")
+        until(lambda: (shipped / "ledger" / "logs").exists() or None, "shipping")
         # Taken while all is running.
         told = entrepot("storage", "backup", str(tmp_path / "backup"), "--data", str(data), "--private")
         assert re.search(r"[1-9]\d* entries of ledgers, verified", told)

@@ -88,4 +88,6 @@ def test_who_asks_for_the_whole_runs_what_it_ran() -> None:
     publisher = Publisher(Ed25519PrivateKey.generate())
     publisher.tell("Edge", Seen(Revision(1, 7), True, 1, "::1"))
     publisher.tell("edge", Seen(None, False, 2, "::1"))
-    assert publisher.seen("edge") == Seen(Revision(1, 7), False, 2, "::1")
+    seen = publisher.seen("edge")
+    assert seen is not None
+    assert (seen.revision, seen.ready, seen.at_ms) == (Revision(1, 7), False, 2)

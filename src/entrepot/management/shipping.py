@@ -81,7 +81,9 @@ class Shipments:
     def _work(self, of: tuple[str, str], key: Key, work: Callable[[Shipped], T]) -> T:
         held = self._held.get(of)
         if held is None:
-            held = self._held[of] = Shipped.open(self.folder(of[0]) / of[1], key)
+            folder = self.folder(of[0])
+            _keep_key(folder.parent / "keys", key)
+            held = self._held[of] = Shipped.open(folder / of[1], key)
         return work(held)
 
     def _refused(self, gateway: str, name: str, problem: str) -> Error:
@@ -117,7 +119,7 @@ def _keep_key(folder: Path, key: Key) -> None:
     path = folder / f"{folder_name(key.name)}.vkey"
     if not path.exists():
         with contextlib.suppress(OSError):  # it is tried again with the next look
-            folder.mkdir(exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             Files().replace(path, f"{key}\n".encode())
 
 
