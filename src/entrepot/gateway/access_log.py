@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import threading
 from datetime import UTC, datetime
 from queue import SimpleQueue
@@ -19,6 +20,8 @@ MOST: Final = 16
 """Batches that may wait while standard error takes nothing; what comes then is counted only."""
 ATOMIC: Final = 4_096
 """What a pipe takes whole, so that lines of several processes do not mix (POSIX.1, PIPE_BUF on Linux)."""
+AT_ONCE: Final = 262_144
+"""Into a file, which takes that whole too: each write is a turn that the thread takes from the loop."""
 
 _quoted: Final = msgspec.json.encode
 
@@ -62,14 +65,26 @@ class Instants:
     """As text in UTC, to the millisecond (RFC 3339). Those of one second are told apart by their end only."""
 
     def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
+        self._second = self._at_ms = -1
+        self._text = self._whole = ""
 
     def text(self, at_ms: int) -> str:
+        if at_ms == self._at_ms:
+            return self._whole
+        self._at_ms = at_ms
         second, ms = divmod(at_ms, 1_000)
         if second != self._second:
             self._second, self._text = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._text}.{ms:03d}+00:00"
+        self._whole = f"{self._text}.{ms:03d}+00:00"
+        return self._whole
+
+
+def block_of(fd: int) -> int:
+    """So many bytes are written at one go."""
+    try:
+        return AT_ONCE if stat.S_ISREG(os.fstat(fd).st_mode) else ATOMIC
+    except OSError:  # it is closed: nobody reads
+        return ATOMIC
 
 
 class AccessLog:
@@ -79,6 +94,7 @@ class AccessLog:
         """For the running loop. `close` when done."""
         self.dropped = 0
         self._fd = fd
+        self._block = block_of(fd)
         self._instants = Instants()
         self._loop = asyncio.get_running_loop()
         self._waiting: list[bytes] = []
@@ -109,7 +125,7 @@ class AccessLog:
             block: list[bytes] = []
             size = 0
             for line in lines:
-                if size + len(line) > ATOMIC:
+                if size + len(line) > self._block:
                     self._out(b"".join(block))
                     block, size = [], 0
                 block.append(line)
