@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 from entrepot.cli import command_line
 from entrepot.sim.server import simulated
 from entrepot.sim.settings import Settings
-from servings import free_ports
 
 START_S = 60.0
 ONE, TWO = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -350,8 +349,7 @@ def test_shells_complete_what_is_not_imported() -> None:
 def test_serve_begins_with_a_world(upstream: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     world = world_in(tmp_path / "world", upstream)
-    management, data_plane = free_ports(2)
-    listen = (f"--management=127.0.0.1:{management}", f"--listen=127.0.0.1:{data_plane}", "--admin-listen=127.0.0.1:0")
+    listen = ("--management=127.0.0.1:0", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0")
     with started("serve", "--data", str(data), "--world", world, *listen, sign="data plane ") as told:
         assert call(told.split()[-1], KEYS["CLIENT_KEY"]).status_code == 200
         line = Line(data)

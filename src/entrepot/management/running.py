@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import re
 import signal
 import socket
@@ -41,6 +42,9 @@ from entrepot.storage.projected import Projected
 CONTROL_FILE = "control.json"
 TOKEN_FILE = "enrol.token"  # noqa: S105 - the name of a file
 DRAIN_S = 5
+OWN_PORTS = (20_000, 32_000)
+"""Below those that Linux gives to outgoing connections (`ip_local_port_range`)."""
+PORTS_TRIED = 20
 DATABASE = "control.db"
 _DATA_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not bound
@@ -229,8 +233,12 @@ def _settled(options: Options, field: str) -> str | None:
     host, port = _split(where, options.option(field))
     if port != 0:
         return where
-    probe = _listening(where, options.option(field))
-    with probe:
+    # Not one of those that the system gives to outgoing connections: one of these could come before it is listened on.
+    for _ in range(PORTS_TRIED):
+        found = f"{_bracketed(host)}:{random.randrange(*OWN_PORTS)}"  # noqa: S311 - nothing rests on guessing it
+        with contextlib.suppress(Error), _listening(found, options.option(field)):
+            return found
+    with _listening(where, options.option(field)) as probe:
         return f"{_bracketed(host)}:{probe.getsockname()[1]}"
 
 
