@@ -151,7 +151,7 @@ class HeadParser:
                 if pair is None:
                     pair, strange = _read_field(line), True
                 else:
-                    _remember(fields, line, pair)
+                    remember(fields, line, pair)
             pairs.append(pair)
         if not strange:
             return start, pairs
@@ -161,10 +161,10 @@ class HeadParser:
             pass  # RFC 9110 §7.8: a server may ignore the offer to change the protocol
         except httptools.HttpParserError as error:
             raise RequestError(400, "malformed request") from error
-        _remember(self._starts, lines[0], start)
+        remember(self._starts, lines[0], start)
         for line, pair in zip(lines[1:], pairs, strict=False):
             if line not in fields:
-                _remember(fields, line, pair)
+                remember(fields, line, pair)
         return start, pairs
 
     def check_part(self, part: bytes | bytearray, seen: int = 0) -> None:
@@ -218,7 +218,8 @@ def _read_credential(line: bytes) -> tuple[str, str] | None:
     return (known, text) if text.isprintable() and text and text[0] != " " and text[-1] != " " else None
 
 
-def _remember(memory: dict[bytes, _Meaning], line: bytes, meaning: _Meaning) -> None:
+def remember(memory: dict[bytes, _Meaning], line: bytes, meaning: _Meaning) -> None:
+    """What a line means, for the next that has it; a bounded number of short ones."""
     if len(line) <= _REMEMBERED_BYTES:
         if len(memory) >= _REMEMBERED_LINES:
             memory.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from entrepot.http1.head import FIELD
+from entrepot.http1.head import FIELD, remember
 
 if TYPE_CHECKING:
     from entrepot.http1.message import Headers
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 _STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) [\t\x20-\x7e\x80-\xff]*+")
 _BODYLESS: Final = (204, 304)
 _HEAD_BYTES: Final = 16_384
-_REMEMBERED_LINES: Final = 1_024
-_REMEMBERED_BYTES: Final = 256
 
 _Field = tuple[str | None, str]
 """Name and value; without a name for a field that nobody wants."""
@@ -70,10 +68,8 @@ class WholeAnswers:
         status = 0 if found is None else int(found[1])
         if status in _BODYLESS:
             return 0
-        if status and len(line) <= _REMEMBERED_BYTES:
-            if len(self._statuses) >= _REMEMBERED_LINES:
-                self._statuses.clear()
-            self._statuses[line] = status
+        if status:
+            remember(self._statuses, line, status)
         return status
 
     def _field(self, line: bytes) -> _Field | None:
@@ -82,8 +78,5 @@ class WholeAnswers:
         if found is None:
             return None
         field = self._names[found[1]], found[2].decode("latin-1")
-        if len(line) <= _REMEMBERED_BYTES:
-            if len(self._fields) >= _REMEMBERED_LINES:
-                self._fields.clear()
-            self._fields[line] = field
+        remember(self._fields, line, field)
         return field
