@@ -312,6 +312,10 @@ def client_for(stage: Stage, step: Step) -> openai.AsyncOpenAI:
 
 async def stay(stage: Stage, house: House) -> None:
     """Print calls to copy, and serve until Ctrl-C."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):  # before it is told of: one that comes as they change is lost
+        loop.add_signal_handler(signum, stopped.set)
     body = '{"model":"assistant","messages":[{"role":"user","content":"What is a receipt?"}]}'
     out = stage.console
     out.print("[bold]Everything keeps running. Try it:[/]\n")
@@ -326,8 +330,4 @@ async def stay(stage: Stage, house: House) -> None:
     out.print("az cognitiveservices account list -o table\n")
     out.print(f"# edit {house.world}, then put it into force; who serves and who is served changes within a second")
     out.print(f"entrepot apply {house.world} --data {house.config.data}\n\nCtrl-C ends everything.")
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, stopped.set)
     await stopped.wait()
