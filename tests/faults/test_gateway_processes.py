@@ -192,6 +192,8 @@ def refused(gateway: Gateway) -> bool:
         socket.create_connection((gateway.data.host, gateway.data.port), timeout=10).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # the listener closed between the handshake and the accept: look again
+        return False
     return False
 
 
