@@ -173,6 +173,10 @@ class Worker:
             async with self._counting:
                 await self._restore(compiled.snapshot)
             await self._serve(compiled.snapshot)
+            self._compiled = compiled
+            if message.whole and before is not None:
+                self._retired.retire(before)
+            self._retired.track(compiled.snapshot)
         except (WorldInvalid, LedgerRefused, Error, OSError, ValueError) as error:
             await self._channel.send(Rejected(message.revision, str(error)))
             return
@@ -180,10 +184,6 @@ class Worker:
             log.exception("world could not be taken over")
             await self._channel.send(Rejected(message.revision, f"{type(error).__name__}; the log says more"))
             return
-        self._compiled = compiled
-        if message.whole and before is not None:
-            self._retired.retire(before)
-        self._retired.track(compiled.snapshot)
         await self._channel.send(Loaded(message.revision))
 
     async def _open_ledger(self, gateway: declared.Gateway) -> None:
