@@ -4,8 +4,8 @@ With ENTREPOT_COMPILE=pgo they are compiled twice: first so that they count what
 (`tools/exercise.py`), then guided by these counts, so that what runs lies together. That needs GCC.
 
 Which modules: those that run for every call or every chunk, but for those that decode JSON into their own structs
-(msgspec cannot read the annotations of a compiled module), and `snapshot`: compiled code never lets go of the
-interpreter, and a large world is compiled beside calls.
+(msgspec cannot read the annotations of a compiled module, and its structs lose their options there: frozen, weakref),
+and what makes a snapshot: compiled code never lets go of the interpreter, and a large world is compiled beside calls.
 `make test-compiled` runs the tests on them, but for unit tests that hand compiled functions stand-ins.
 """
 
@@ -35,6 +35,7 @@ HOT = tuple(
         ("policy", "program"),
         ("projections", "prices"),
         ("providers", "answers"),
+        ("snapshot", "parts"),
         ("wire", "body headers quotas sse trace usage"),
     )
     for module in modules.split()

@@ -20,12 +20,15 @@ from entrepot.resources import model
 from entrepot.resources.problems import WorldInvalid
 from entrepot.snapshot import (
     Account,
+    Candidate,
     Compiled,
     Delta,
+    Deployment,
     Issuer,
     Published,
     Revision,
     Snapshot,
+    Standing,
     applied,
     decode,
     difference,
@@ -137,6 +140,15 @@ def empty() -> Compiled:
     return Compiled.whole(whole())
 
 
+def spelled(part: Any) -> Any:
+    """What a part of a snapshot says, for comparing: the snapshot's own parts are found by their identity."""
+    if isinstance(part, tuple):
+        return tuple(spelled(each) for each in part)
+    if isinstance(part, Standing | Deployment | Candidate):
+        return {name: spelled(getattr(part, name)) for name in type(part).__slots__}
+    return part
+
+
 def behaviour(compiled: Compiled) -> dict[str, Any]:
     """All that a call can tell."""
     snapshot = compiled.snapshot
@@ -149,10 +161,13 @@ def behaviour(compiled: Compiled) -> dict[str, Any]:
         "revision": snapshot.revision,
         "keys": {found: (key.account.name, key.name) for found, key in snapshot.keys.items()},
         "accounts": {
-            name: (account.given, account.organization, account.standing, account.egress is None)
+            name: (account.given, account.organization, spelled(account.standing), account.egress is None)
             for name, account in snapshot.accounts.items()
         },
-        "deployments": {name: account.deployments for name, account in snapshot.accounts.items()},
+        "deployments": {
+            account.name: [spelled(each) for each in account.deployments.values()]
+            for account in snapshot.accounts.values()
+        },
         "decided": decided,
         "grants": snapshot.grants,
         "own": all(key.account is snapshot.accounts[key.account.name] for key in snapshot.keys.values()),

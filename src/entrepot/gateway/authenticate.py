@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from hashlib import sha256
+from typing import Final
 
 from entrepot.errors import Code, Error
 from entrepot.gateway.call import Call
+from entrepot.gateway.remembered import remember
 from entrepot.gateway.routes import Route
 from entrepot.http1.message import Headers
 from entrepot.resources import model as declared
@@ -14,12 +15,16 @@ from entrepot.snapshot import Account, Snapshot
 from entrepot.wire.problems import redact
 
 EVERYWHERE = "/"
+_DIGESTS: Final[dict[str, bytes]] = {}
+_REMEMBERED_DIGESTS: Final = 1_024
 
 
-@lru_cache(4_096)
 def digest(key: str) -> bytes:
-    """Of a credential, by which keys are found. Those that call often are remembered."""
-    return sha256(key.encode("latin-1")).digest()
+    """Of a credential, by which keys are found. Those of few are remembered; for many it is as quick to make them."""
+    found = _DIGESTS.get(key)
+    if found is None:
+        found = remember(_DIGESTS, key, sha256(key.encode("latin-1")).digest(), _REMEMBERED_DIGESTS)
+    return found
 
 
 def authenticate(call: Call, route: Route) -> Account:
@@ -42,7 +47,7 @@ def authenticate(call: Call, route: Route) -> Account:
     account = found.account
     if (named is not None and named != account.name) or (hosted is not None and hosted != account.name):
         raise _wrong(key)
-    if account.given.disable_local_auth:
+    if not account.takes_keys:
         raise Error(Code.KEYS_DISABLED, "the account takes no keys, only tokens")
     call.key_name = found.name
     return account

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final, Literal, final
+from typing import Literal, final
 
-from entrepot.gateway.remembered import remember
+from entrepot.gateway.remembered import MOST, remember
 from entrepot.limits import rate
 from entrepot.limits.rate import Limit
 from entrepot.limits.reserve import Asked
@@ -18,7 +18,6 @@ from entrepot.wire.quotas import amount_line
 Kind = Literal["requests", "in_flight", "tokens", "budget"]
 Scope = Literal["deployment", "key", "account", "organization"]
 
-NO_LIMITS: Final = declared.Quota()
 UNIT_PER_MICRO = 1_000_000
 """Money is counted in 10^-12 of a currency's unit: micros for a million tokens, times tokens."""
 TOKENS_WINDOW_MS = 60_000
@@ -111,15 +110,18 @@ class Allowances:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        self._most = max(MOST, 2 * len(snapshot.keys))
+        """Room for all of a world, whose deployments are about as many as its keys."""
         self._known: dict[tuple[str, str, str], Bounds] = {}
         self._terms: dict[tuple[str, str, int, tuple[int, int, int]], Terms] = {}
 
     def of(self, account: Account, deployment: Deployment, key_name: str) -> Bounds:
         """`account` and `deployment` are the snapshot's."""
-        key = (account.name, deployment.name, "" if account.given.key_limits == NO_LIMITS else key_name)
+        key = (account.name, deployment.name, key_name if account.limits_keys else "")
         found = self._known.get(key)
         if found is None:
-            found = remember(self._known, key, self._bounds(account, deployment, key_name))
+            made = self._bounds(account, deployment, key_name)
+            found = remember(self._known, key, made, self._most)
         return found
 
     def _bounds(self, account: Account, deployment: Deployment, key_name: str) -> Bounds:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final, final
+
 import msgspec
 from msgspec import UnsetType
 
@@ -22,31 +24,46 @@ from entrepot.wire.reported import Usage
 NO_OPERATION = "none"
 
 
-class Occasion(msgspec.Struct, frozen=True):
+@final
+class Occasion:
     """What one call adds to what is known of its account and deployment. `at_ms` is its arrival."""
 
-    at_ms: int
-    origin: Origin
-    operation: str
+    __slots__ = ("at_ms", "operation", "origin")
+
+    def __init__(self, at_ms: int, origin: Origin, operation: str) -> None:
+        self.at_ms: Final = at_ms
+        self.origin: Final = origin
+        self.operation: Final = operation
 
 
-class Admission(msgspec.Struct, frozen=True):
+@final
+class Admission:
     """Proof that a call may go on, and to which targets. Made by `admit` only; `permitted` is never empty.
 
     `decisions` has one for each candidate of the deployment, in their order. `refused_from_ms` is when a rule that was
     announced will refuse such a call.
     """
 
-    origin: Origin
-    permitted: tuple[Candidate, ...]
-    decisions: tuple[Decision, ...]
-    refused_from_ms: int | None = None
+    __slots__ = ("decisions", "origin", "permitted", "refused_from_ms")
+
+    def __init__(
+        self,
+        origin: Origin,
+        permitted: tuple[Candidate, ...],
+        decisions: tuple[Decision, ...],
+        refused_from_ms: int | None = None,
+    ) -> None:
+        self.origin: Final = origin
+        self.permitted: Final = permitted
+        self.decisions: Final = decisions
+        self.refused_from_ms: Final = refused_from_ms
 
 
 Spelled = tuple[msgspec.Raw, bytes]
 """Of the entries of admitted calls: candidates, and what stands between the deployment and the call's id."""
 
 
+@final
 class Verdict:
     """What the policy decides on calls of one standing to one choice of targets from one origin, between two instants.
 
@@ -70,6 +87,7 @@ class Verdict:
         self.spelled: Spelled | None = None
 
 
+@final
 class Call:
     """`at_ms` is its arrival in UTC, `started_s` the same on the monotonic clock. The rest is unset until its step.
 

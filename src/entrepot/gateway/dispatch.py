@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from typing import NoReturn
+from typing import Final, NoReturn, final
 
-import msgspec
 from msgspec import UNSET
 
 from entrepot.errors import Code, Error
@@ -25,12 +24,16 @@ ANSWER_BYTES = 64 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 
-class Answer(msgspec.Struct, frozen=True):
+@final
+class Answer:
     """An upstream's answer: `body` is whole, or None for an event stream whose first bytes have arrived."""
 
-    candidate: Candidate
-    response: Response
-    body: bytes | None
+    __slots__ = ("body", "candidate", "response")
+
+    def __init__(self, candidate: Candidate, response: Response, body: bytes | None) -> None:
+        self.candidate: Final = candidate
+        self.response: Final = response
+        self.body: Final = body
 
 
 async def dispatch(call: Call, admission: Admission) -> Answer:

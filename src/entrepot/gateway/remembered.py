@@ -11,10 +11,10 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-def remember(memory: dict[Key, Value], key: Key, value: Value) -> Value:
-    """The value. A memory that is full forgets the older half of it."""
-    if len(memory) >= MOST:
-        for each in list(islice(memory, MOST // 2)):
+def remember(memory: dict[Key, Value], key: Key, value: Value, most: int = MOST) -> Value:
+    """The value. A memory that is full forgets the oldest sixteenth of it."""
+    if len(memory) >= most:
+        for each in list(islice(memory, most // 16)):
             del memory[each]
     memory[key] = value
     return value

@@ -137,7 +137,7 @@ def settle(call: Call, books: Books, journal: Journal | None, limits: Limiting, 
     error = call.error
     code = error.code.label if error is not None else _CUT if result == "cut" else None
     if call.deployment is not None and call.account is not None:
-        books.deployment(call.account.given.name, call.deployment.name, result if error is None else error.name)
+        books.deployment(call.account.name, call.deployment.name, result if error is None else error.name)
     tally = books.book((call.operation, result, call.status, code))
     if call.admission is not None:
         if journal is not None and result != "refused":

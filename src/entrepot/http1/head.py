@@ -121,7 +121,10 @@ class HeadParser:
         for line in lines[1:-2]:
             pair = fields.get(line)
             if pair is None:
-                break
+                pair = _read_credential(line)
+                if pair is None:
+                    break
+                remember(fields, line, pair)
             pairs.append(pair)
         if start is None or len(pairs) != count:  # not by a KeyError: compiled, raising one costs as much as all this
             start, pairs = self._learn(block, lines)
@@ -141,20 +144,10 @@ class HeadParser:
         rules of `_frame` are stricter about that. Nor are credentials in their plain form, of which there may be as
         many as clients.
         """
-        known = self._starts.get(lines[0])
-        start = known or _read_start(lines[0])
-        fields, pairs, strange = self._fields, [], known is None
+        start, fields, pairs = self._starts.get(lines[0]) or _read_start(lines[0]), self._fields, []
         for line in lines[1:-2]:
             pair = fields.get(line)
-            if pair is None:
-                pair = _read_credential(line)
-                if pair is None:
-                    pair, strange = _read_field(line), True
-                else:
-                    remember(fields, line, pair)
-            pairs.append(pair)
-        if not strange:
-            return start, pairs
+            pairs.append(_read_field(line) if pair is None else pair)
         try:
             httptools.HttpRequestParser(_SILENT).feed_data(block)
         except httptools.HttpParserUpgrade:

@@ -2,7 +2,8 @@
 
 from entrepot.snapshot.compiled import Compiled
 from entrepot.snapshot.files import publish_files
-from entrepot.snapshot.model import Account, Candidate, Deployment, Key, Snapshot, Standing
+from entrepot.snapshot.model import Snapshot
+from entrepot.snapshot.parts import Account, Candidate, Deployment, Key, Standing
 from entrepot.snapshot.published import Delta, Issuer, Published, applied, decode, difference, encode
 from entrepot.snapshot.revision import Revision
 

@@ -19,7 +19,8 @@ from entrepot.providers.request import endpoint_of
 from entrepot.resources import model as declared
 from entrepot.resources.problems import Problem, WorldInvalid
 from entrepot.snapshot.clients import Clients
-from entrepot.snapshot.model import Account, Key, Snapshot
+from entrepot.snapshot.model import Snapshot
+from entrepot.snapshot.parts import Account, Key
 from entrepot.snapshot.published import Delta, Issuer, Published, bare, must_follow, unfit
 from entrepot.snapshot.revision import Revision
 from entrepot.snapshot.targets import Targets, secret
@@ -122,9 +123,8 @@ class Compiled:
         self._check(given)
         organization = self._clients.owner(given)
         return Account(
-            given.name,
-            organization,
             given,
+            organization,
             self._targets.standing(organization, given),
             egress_networks(given.egress),
             self._targets.deployments(given),

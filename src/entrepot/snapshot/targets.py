@@ -7,14 +7,13 @@ from collections.abc import Mapping
 import msgspec
 
 from entrepot.errors import Code, Error
-from entrepot.http1.message import render_headers
 from entrepot.ledger.entries import facts
 from entrepot.policy import Program, Target, within_residency
 from entrepot.policy.derive import stretches, target_facts
 from entrepot.providers.request import Prepared, prepare
 from entrepot.resources import model as declared
 from entrepot.resources.candidates import candidate_regions
-from entrepot.snapshot.model import Candidate, Deployment, Standing
+from entrepot.snapshot.parts import Candidate, Deployment, Standing
 from entrepot.snapshot.published import unfit
 
 REMEMBERED = 4_096
@@ -130,19 +129,8 @@ class Targets:
             zones=region.zones,
             in_residency=in_residency,
         )
-        return Candidate(
-            upstream.name,
-            region.name,
-            region.territory,
-            upstream.priority,
-            upstream.weight,
-            self._program.target(target),
-            msgspec.Raw(msgspec.json.encode(facts(target_facts(target)))),
-            msgspec.Raw(msgspec.json.encode(name)),
-            prepared.head,
-            prepared.targets,
-            render_headers([("x-ms-region", _shown(region))]),
-        )
+        told = msgspec.Raw(msgspec.json.encode(facts(target_facts(target))))
+        return Candidate(upstream, region, name, prepared, self._program.target(target), told)
 
     def _prepare(self, upstream: declared.Upstream, model: str) -> Prepared:
         key = (upstream.name, model)
@@ -161,9 +149,3 @@ def secret(secrets: Mapping[str, str], reference: str) -> str:
         return secrets[reference]
     except KeyError as error:
         raise Error(Code.NOT_READY, f"the secret `{reference}` was not published") from error
-
-
-def _shown(region: declared.Region) -> str:
-    """The display name if a header can carry it to every client, else the name."""
-    shown = region.display_name or region.name
-    return shown if shown.isascii() and shown.isprintable() else region.name
