@@ -25,7 +25,16 @@ class Candidate:
     """
 
     __slots__ = (
-        *("facts", "head", "mask", "model", "priority", "region", "region_head", "targets", "territory", "upstream"),
+        "facts",
+        "head",
+        "mask",
+        "model",
+        "priority",
+        "region",
+        "region_head",
+        "targets",
+        "territory",
+        "upstream",
         "weight",
     )
 
